@@ -1,0 +1,137 @@
+"""Evaluation of a work directory's model, and of any score function on the same cases."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from metacsr_jax.baselines import BASELINES
+from metacsr_jax.cases import CaseBatch
+from metacsr_jax.evaluation.ranking import Ranks, rank_cases
+from metacsr_jax.evaluation.rows import Row, metric_rows, write_ranks, write_rows
+from metacsr_jax.problem import Problem, scenario_batches
+from metacsr_jax.score import make_score
+from metacsr_jax.trained import Trained, load_trained
+
+Score = Callable[[CaseBatch, int], Any]
+
+
+def evaluate(
+    workdir: str | os.PathLike,
+    *,
+    checkpoint: str = "best",
+    scenarios: Sequence[str] | None = None,
+    adapt_steps: Sequence[int] | None = None,
+    adapt_per: Sequence[str] | None = None,
+    batch: int | None = None,
+) -> list[Row]:
+    """Evaluates a checkpoint and writes rows and per-case ranks into `evaluation/`.
+
+    Args:
+        workdir: written by training; nothing else is read.
+        checkpoint: "best", "last" or a saved step.
+        scenarios: of "cold", "warm"; None: as configured.
+        adapt_steps: inner steps on each user's support, several; None: as configured, with the chosen number.
+        adapt_per: "user", "group" or both; None: as configured. Rows of adaptation by group carry the model name "metacsr-group".
+        batch: users adapted at once; None: as configured.
+
+    Returns:
+        The rows of this evaluation.
+
+    Raises:
+        WorkdirError: the work directory cannot be used.
+    """
+    trained = load_trained(workdir, checkpoint)
+    config = trained.problem.config
+    if adapt_steps is None:
+        adapt_steps = sorted({*config.evaluation.adapt_steps, trained.chosen_adapt_steps})
+    rows: list[Row] = []
+    for per in adapt_per or config.evaluation.adapt_per:
+        name = "metacsr" if per == "user" else "metacsr-group"
+        score = score_of(trained, per)
+        for scenario in scenarios or config.evaluation.scenarios:
+            for steps in adapt_steps:
+                ranks = rank_scenario(trained.problem, score, scenario, steps, batch)
+                rows += _record(trained, name, scenario, steps, ranks, per)
+    write_rows(trained.workdir, rows)
+    return rows
+
+
+def evaluate_baselines(
+    workdir: str | os.PathLike, names: Sequence[str], scenarios: Sequence[str] | None = None
+) -> list[Row]:
+    """Fits counting baselines on a work directory's protocol and adds their rows to its `evaluation/`.
+
+    Args:
+        workdir: written by training.
+        names: of `metacsr_jax.baselines.BASELINES`.
+        scenarios: as in `evaluate`.
+
+    Returns:
+        The rows of the baselines.
+    """
+    trained = load_trained(workdir)
+    problem, rows = trained.problem, []
+    for name in names:
+        baseline = BASELINES[name]
+        state = baseline.fit(problem.protocol, jax.random.key(problem.config.train.seed))
+
+        def score(batch, steps, baseline=baseline, state=state):
+            return baseline.score(state, jax.device_get(batch), steps)
+
+        for scenario in scenarios or problem.config.evaluation.scenarios:
+            ranks = rank_scenario(problem, score, scenario, 0)
+            rows += _rows(trained, name, scenario, 0, ranks)
+    write_rows(trained.workdir, rows)
+    return rows
+
+
+def score_of(trained: Trained, adapt_per: str = "user") -> Score:
+    """The model as the harness sees it: `(batch, adapt_steps) -> logits [B, I]`."""
+    problem = trained.problem
+    score = make_score(problem.network, problem.learner, problem.config, adapt_per)
+    return lambda batch, steps: score(trained.params, trained.table, batch, steps)
+
+
+def rank_scenario(
+    problem: Problem, score: Score, scenario: str, adapt_steps: int, batch: int | None = None
+) -> dict[str, Ranks]:
+    """Ranks of all cases of a scenario, by kind of candidates ("sampled-100", "full")."""
+    held_out, inputs = scenario_batches(problem, scenario)
+
+    def batches(start: int, stop: int) -> CaseBatch:
+        return CaseBatch(*(array[start:stop] for array in inputs))
+
+    size = batch or problem.config.evaluation.batch
+    return rank_cases(score, held_out, batches, adapt_steps, problem.protocol.mask_seen, size)
+
+
+def _rows(trained: Trained, model: str, scenario: str, steps: int, ranks) -> list[Row]:
+    problem = trained.problem
+    held_out, _ = scenario_batches(problem, scenario)
+    return metric_rows(
+        ranks,
+        held_out,
+        model=model,
+        dataset=problem.protocol.name,
+        seed=problem.config.train.seed,
+        scenario=scenario,
+        adapt_steps=steps,
+        resamples=problem.config.evaluation.bootstrap,
+    )
+
+
+def _record(trained: Trained, model: str, scenario: str, steps: int, ranks, per: str) -> list[Row]:
+    held_out, _ = scenario_batches(trained.problem, scenario)
+    protocol = trained.problem.protocol
+    write_ranks(
+        trained.workdir,
+        ranks,
+        held_out,
+        scenario=scenario if per == "user" else f"{scenario}-{per}",
+        adapt_steps=steps,
+        user_ids=protocol.user_ids,
+        item_ids=protocol.item_ids,
+    )
+    return _rows(trained, model, scenario, steps, ranks)

@@ -1,0 +1,139 @@
+"""The user-item graph on the device, and aggregation over it.
+
+Dimension key: E pairs, R users in the graph, I items, N = R + I nodes (users first), D features.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from metacsr_jax.errors import DataError
+
+# Up to this many cells, and from this density on, a dense product beats gathering and scattering on CPU and GPU alike.
+DENSE_CELLS = 64_000_000
+DENSE_SHARE = 0.005
+
+
+class DiffusionInputs(NamedTuple):
+    """What the Diffusion Representer reads besides its parameters.
+
+    Attributes:
+        graph: both directions of every distinct (user, item) pair, sorted by receiver: the first half of the edges runs
+            from items to users, the second half from users to items. `nodes["degree"]` is float32 [N].
+        adjacency_IR: the same pairs as a dense 0/1 matrix where that is the faster form, else None.
+        item_features_IF: float32 attributes of items, or None.
+        user_features_RF: float32 attributes of the graph's users, or None.
+    """
+
+    graph: jraph.GraphsTuple
+    adjacency_IR: jax.Array | None
+    item_features_IF: jax.Array | None = None
+    user_features_RF: jax.Array | None = None
+
+
+def interaction_graph(
+    user_E: np.ndarray, item_E: np.ndarray, num_users: int, num_items: int
+) -> jraph.GraphsTuple:
+    """Builds the bipartite graph G of section 3.1 from events; repeated pairs make one edge.
+
+    Args:
+        user_E: user codes, 0 to num_users - 1.
+        item_E: item codes, 0 to num_items - 1.
+        num_users: R.
+        num_items: I.
+
+    Returns:
+        A `GraphsTuple` of NumPy arrays with R + I nodes and two directed edges a pair, sorted by receiver.
+
+    Raises:
+        DataError: a code is out of range (on the device it would be dropped in silence), or ids do not fit int32.
+    """
+    for name, code_E, size in (("user", user_E, num_users), ("item", item_E, num_items)):
+        bad = np.flatnonzero((code_E < 0) | (code_E >= size))
+        if bad.size:
+            raise DataError(
+                f"graph: {name} code {code_E[bad[0]]} at edge {bad[0]}, expected 0 to {size - 1}"
+            )
+    if num_users + num_items > np.iinfo(np.int32).max:
+        raise DataError(f"graph: {num_users + num_items} nodes do not fit 32-bit ids")
+    pair_E = np.unique(user_E.astype(np.int64) * num_items + item_E)
+    user_E, item_E = pair_E // num_items, pair_E % num_items
+    by_item = np.argsort(item_E, kind="stable")
+    degree_N = np.concatenate(
+        [np.bincount(user_E, minlength=num_users), np.bincount(item_E, minlength=num_items)]
+    )
+    senders = np.concatenate([num_users + item_E, user_E[by_item]])
+    receivers = np.concatenate([user_E, num_users + item_E[by_item]])
+    return jraph.GraphsTuple(
+        nodes={"degree": degree_N.astype(np.float32)},
+        edges=None,
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+        globals=None,
+        n_node=np.array([num_users + num_items], np.int32),
+        n_edge=np.array([senders.size], np.int32),
+    )
+
+
+def dense_adjacency(graph: jraph.GraphsTuple, num_users: int, num_items: int) -> np.ndarray | None:
+    """The pairs as a float32 0/1 matrix [I, R], or None where it would be too large or too sparse to pay."""
+    cells, pairs = num_users * num_items, graph.senders.size // 2
+    if cells > DENSE_CELLS or pairs < DENSE_SHARE * cells:
+        return None
+    adjacency_IR = np.zeros((num_items, num_users), np.float32)
+    adjacency_IR[graph.receivers[pairs:] - num_users, graph.senders[pairs:]] = 1.0
+    return adjacency_IR
+
+
+def aggregate_items(
+    inputs: DiffusionInputs,
+    user_RD: jax.Array,
+    num_items: int,
+    aggregator: Literal["mean", "max", "sum"],
+) -> jax.Array:
+    """AGG over each item's users (algorithm 1, line 1); items without users get zeros.
+
+    Args:
+        inputs: the graph, from users of `user_RD`'s order.
+        user_RD: user vectors.
+        num_items: I.
+        aggregator: mean, max or sum.
+
+    Returns:
+        Aggregated vectors [I, D].
+    """
+    return _aggregate(inputs, user_RD, 0, num_items, aggregator, to_items=True)
+
+
+def aggregate_users(
+    inputs: DiffusionInputs,
+    item_ID: jax.Array,
+    num_users: int,
+    aggregator: Literal["mean", "max", "sum"],
+) -> jax.Array:
+    """AGG over each user's items; as `aggregate_items`, the other way round. Returns [R, D]."""
+    return _aggregate(inputs, item_ID, num_users, num_users, aggregator, to_items=False)
+
+
+def _aggregate(inputs, sender_SD, sender_offset, num_receivers, aggregator, *, to_items):
+    graph = inputs.graph
+    num_users = graph.nodes["degree"].shape[0] - (num_receivers if to_items else sender_SD.shape[0])
+    first = num_users if to_items else 0
+    degree_N1 = graph.nodes["degree"][first : first + num_receivers, None]
+    if inputs.adjacency_IR is not None and aggregator != "max":
+        adjacency = inputs.adjacency_IR if to_items else inputs.adjacency_IR.T
+        total_ND = adjacency @ sender_SD
+    else:
+        half = graph.senders.shape[0] // 2
+        edges = slice(half, None) if to_items else slice(0, half)
+        message_ED = sender_SD[graph.senders[edges] - sender_offset]
+        segment = jraph.segment_max if aggregator == "max" else jraph.segment_sum
+        total_ND = segment(
+            message_ED, graph.receivers[edges] - first, num_receivers, indices_are_sorted=True
+        )
+    if aggregator == "mean":
+        return total_ND / jnp.maximum(degree_N1, 1.0)
+    return jnp.where(degree_N1 > 0, total_ND, 0.0)

@@ -1,0 +1,84 @@
+"""Losses of a sample against negatives or the whole catalogue (paper: eq. 10 as read in docs/reading.md).
+
+Dimension key: B samples, N negatives, I catalogue items.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metacsr_jax.config import LossConfig
+
+
+class SampleLosses(NamedTuple):
+    """Losses before reduction.
+
+    Attributes:
+        mean_B: loss of each sample, averaged over the terms eq. 10 sums (one per negative).
+        terms: how many terms that were, so that `terms * mean_B` is the sum.
+    """
+
+    mean_B: jax.Array
+    terms: int
+
+
+def bpr(positive_B: jax.Array, negative_BN: jax.Array) -> SampleLosses:
+    """-log sigmoid(s_j - s_j-), eq. 10 as Rendle et al. (2009) have it."""
+    return SampleLosses(
+        jnp.mean(jax.nn.softplus(negative_BN - positive_B[:, None]), axis=1), negative_BN.shape[1]
+    )
+
+
+def sampled_softmax(positive_B: jax.Array, negative_BN: jax.Array) -> SampleLosses:
+    """Cross-entropy of the positive among itself and the negatives."""
+    logit = jnp.concatenate([positive_B[:, None], negative_BN], axis=1)
+    return SampleLosses(jax.nn.logsumexp(logit, axis=1) - positive_B, 1)
+
+
+def bce(positive_B: jax.Array, negative_BN: jax.Array) -> SampleLosses:
+    """Binary cross-entropy on logits: label 1 for the positive, 0 for every negative."""
+    terms = 1 + negative_BN.shape[1]
+    total_B = jax.nn.softplus(-positive_B) + jnp.sum(jax.nn.softplus(negative_BN), axis=1)
+    return SampleLosses(total_B / terms, terms)
+
+
+def softmax(logit_BI: jax.Array, target_B: jax.Array, label_smoothing: float = 0.0) -> SampleLosses:
+    """Cross-entropy over the whole catalogue.
+
+    Args:
+        logit_BI: scores of all items.
+        target_B: the positive's code, 0 to I - 1.
+        label_smoothing: share of the label spread evenly over the catalogue, 0 to 1.
+    """
+    positive_B = jnp.take_along_axis(logit_BI, target_B[:, None], axis=1)[:, 0]
+    if label_smoothing:
+        even_B = jnp.mean(logit_BI, axis=1)
+        positive_B = (1 - label_smoothing) * positive_B + label_smoothing * even_B
+    return SampleLosses(jax.nn.logsumexp(logit_BI, axis=1) - positive_B, 1)
+
+
+PAIRED = {"bpr": bpr, "sampled_softmax": sampled_softmax, "bce": bce}
+
+
+def needs_negatives(config: LossConfig) -> bool:
+    """Whether the loss ranks the target against drawn negatives instead of the catalogue."""
+    return config.name != "softmax"
+
+
+def reduce(losses: SampleLosses, mask_B: jax.Array | None, reduction: str) -> jax.Array:
+    """Sum over samples and terms, or mean over both; samples that are masked out count nothing.
+
+    Args:
+        losses: one per sample.
+        mask_B: bool, False for samples that do not exist; None: all exist. All False gives 0.
+        reduction: "sum" (eq. 10) or "mean".
+
+    Returns:
+        A scalar.
+    """
+    mean_B = losses.mean_B if mask_B is None else jnp.where(mask_B, losses.mean_B, 0.0)
+    if reduction == "sum":
+        return losses.terms * jnp.sum(mean_B)
+    count = mean_B.shape[0] if mask_B is None else jnp.maximum(jnp.sum(mask_B), 1)
+    return jnp.sum(mean_B) / count

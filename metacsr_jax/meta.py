@@ -1,0 +1,233 @@
+"""Meta Learner: one `adapt`, and the outer gradient of every variant built on it (paper: section 3.3, algorithm 2).
+
+Dimension key: T tasks, K samples of a task.
+Parameters: {"representer": theta_1, "encoder": theta_2} and, for Meta-SGD, {"rates": logarithms of the inner rates}.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from metacsr_jax import losses
+from metacsr_jax.config import LossConfig, MetaConfig
+from metacsr_jax.graph import DiffusionInputs
+from metacsr_jax.models.diffusion import ItemTable
+from metacsr_jax.models.metacsr import Network, Params
+from metacsr_jax.tasks import Samples
+
+
+class OuterResult(NamedTuple):
+    """One outer gradient.
+
+    Attributes:
+        loss: mean query loss after adaptation.
+        gradient: a tree like the parameters.
+        shift: relative change of theta_2 under adaptation, ||theta_2' - theta_2|| / ||theta_2||, mean over tasks.
+    """
+
+    loss: jax.Array
+    gradient: Params
+    shift: jax.Array
+
+
+class MetaLearner(NamedTuple):
+    """A meta-learning algorithm as three pure functions.
+
+    Attributes:
+        init: (params) -> params with what the algorithm itself learns.
+        personalise: (params, table, support, steps) -> theta_2' of one task. The same function serves training, evaluation and
+            recommendation.
+        outer_gradient: (params, inputs, support, query, key) -> OuterResult over a meta-batch; samples lead with [T, K], the key is
+            consumed.
+    """
+
+    init: Callable[[Params], Params]
+    personalise: Callable[[Params, ItemTable, Samples, int], Params]
+    outer_gradient: Callable[..., OuterResult]
+
+
+def adapt(
+    inner_loss: Callable[[Params], jax.Array],
+    fast: Params,
+    rate: float | Params,
+    steps: int,
+    *,
+    first_order: bool = False,
+) -> Params:
+    """Gradient descent on a task: theta_2' = theta_2 - alpha grad L(theta_2), `steps` times (eqs. 11, 12).
+
+    Args:
+        inner_loss: the support loss as a function of the adapted parameters.
+        fast: where descent starts.
+        rate: alpha, one number or a tree like `fast`.
+        steps: how often, >= 0; 0 returns `fast`.
+        first_order: treat the inner gradient as a constant when the result is differentiated.
+
+    Returns:
+        The adapted parameters, a differentiable function of `fast` and `rate`.
+    """
+    rates = jax.tree.map(lambda _: rate, fast) if isinstance(rate, float) else rate
+
+    def step(fast, _):
+        gradient = jax.grad(inner_loss)(fast)
+        if first_order:
+            gradient = jax.lax.stop_gradient(gradient)
+        return jax.tree.map(lambda p, r, g: p - r * g, fast, rates, gradient), None
+
+    if steps == 1:
+        return step(fast, None)[0]
+    return jax.lax.scan(step, fast, None, length=steps)[0]
+
+
+def split_adapted(theta_2: Params, adapted: str) -> tuple[Params, Params]:
+    """Parts theta_2 into what a task adapts and what it shares, as flat dicts by path.
+
+    Args:
+        theta_2: the encoder's parameters.
+        adapted: "all"; "readout": W6, b3 and what follows it; "head": the same without W6.
+    """
+
+    def chosen(path: tuple[str, ...]) -> bool:
+        if adapted == "all":
+            return True
+        late = path[0] in ("readout", "predictor")
+        return late and not (adapted == "head" and path == ("readout", "W6", "kernel"))
+
+    flat = flatten_dict(theta_2)
+    fast = {path: leaf for path, leaf in flat.items() if chosen(path)}
+    return fast, {path: leaf for path, leaf in flat.items() if path not in fast}
+
+
+def sample_loss(
+    network: Network,
+    config: LossConfig,
+    theta_2: Params,
+    table: ItemTable,
+    samples: Samples,
+    reduction: str,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Loss of one task's samples [K] (eq. 10 or the configured alternative).
+
+    Args:
+        network: the model.
+        config: which loss.
+        theta_2: encoder parameters.
+        table: item representations.
+        samples: of one task.
+        reduction: "sum" or "mean" over samples and terms.
+        key: consumed for dropout; None: no dropout.
+    """
+    s_KD = network.encode(theta_2, table, samples.context_KL, samples.length_K, key)
+    if losses.needs_negatives(config):
+        target_K1 = samples.target_K[:, None]
+        item_KN = jnp.concatenate([target_K1, samples.negative_KN], axis=1)
+        score_KN = network.score_candidates(theta_2, table, s_KD, item_KN)
+        per_sample = losses.PAIRED[config.name](score_KN[:, 0], score_KN[:, 1:])
+    else:
+        logit_KI = network.score_catalogue(theta_2, table, s_KD)
+        per_sample = losses.softmax(logit_KI, samples.target_K, config.label_smoothing)
+    return losses.reduce(per_sample, samples.mask_K, reduction)
+
+
+def make_meta_learner(
+    network: Network, loss_config: LossConfig, config: MetaConfig
+) -> MetaLearner:
+    """Builds the algorithm that `config.method` names: maml, fomaml, anil, reptile, metasgd or none."""
+    adapted = "readout" if config.method == "anil" else config.adapted
+    first_order = config.method in ("fomaml", "reptile")
+
+    def init(params: Params) -> Params:
+        if config.method != "metasgd":
+            return params
+        fast, _ = split_adapted(params["encoder"], adapted)
+        start = jnp.log(config.inner_rate)
+        rates = {path: jnp.full_like(leaf, start) for path, leaf in fast.items()}
+        return {**params, "rates": unflatten_dict(rates)}
+
+    def personalise(params: Params, table: ItemTable, support: Samples, steps: int) -> Params:
+        fast, shared = split_adapted(params["encoder"], adapted)
+        rate: Any = config.inner_rate
+        if config.method == "metasgd":
+            rate = {path: jnp.exp(log) for path, log in flatten_dict(params["rates"]).items()}
+
+        def inner_loss(fast):
+            theta_2 = unflatten_dict({**shared, **fast})
+            return sample_loss(
+                network, loss_config, theta_2, table, support, config.inner_reduction
+            )
+
+        fast = adapt(inner_loss, fast, rate, steps, first_order=first_order)
+        return unflatten_dict({**shared, **fast})
+
+    def task_loss(params, table, support, query, key):
+        theta_2 = personalise(params, table, support, config.inner_steps)
+        loss = sample_loss(network, loss_config, theta_2, table, query, "mean", key)
+        return loss, (relative_shift(params["encoder"], theta_2), theta_2)
+
+    def query_loss(params, inputs, support, query, key):
+        table = network.represent(params["representer"], inputs)
+        keys = jax.random.split(key, query.target_K.shape[0])
+        in_axes = (None, None, 0, 0, 0)
+        loss_T, (shift_T, theta_2_T) = jax.vmap(task_loss, in_axes)(
+            params, table, support, query, keys
+        )
+        return jnp.mean(loss_T), (jnp.mean(shift_T), theta_2_T)
+
+    def through_adaptation(params, inputs, support, query, key) -> OuterResult:
+        gradient_of = jax.value_and_grad(query_loss, has_aux=True)
+        (loss, (shift, _)), gradient = gradient_of(params, inputs, support, query, key)
+        return OuterResult(loss, gradient, shift)
+
+    def toward_adapted(params, inputs, support, query, key) -> OuterResult:
+        """Reptile: theta_2 is pulled to the mean of its adapted copies; theta_1 takes the first-order query gradient."""
+        gradient_of = jax.value_and_grad(query_loss, has_aux=True)
+        (loss, (shift, theta_2_T)), gradient = gradient_of(params, inputs, support, query, key)
+        scale = 1.0 / (config.inner_rate * max(config.inner_steps, 1))
+        pull = jax.tree.map(
+            lambda start, end_T: scale * (start - jnp.mean(end_T, axis=0)),
+            params["encoder"],
+            theta_2_T,
+        )
+        return OuterResult(loss, {**gradient, "encoder": pull}, shift)
+
+    def plain(params, inputs, support, query, key) -> OuterResult:
+        """No inner loop: support and query are samples alike."""
+        merged = jax.tree.map(
+            lambda s, q: jnp.concatenate([s, q], axis=1).reshape((-1, *s.shape[2:])), support, query
+        )
+        return plain_gradient(network, loss_config, params, inputs, merged, key)
+
+    outer = {"none": plain, "reptile": toward_adapted}.get(config.method, through_adaptation)
+    return MetaLearner(init, personalise, outer)
+
+
+def plain_gradient(
+    network: Network,
+    loss_config: LossConfig,
+    params: Params,
+    inputs: DiffusionInputs,
+    samples: Samples,
+    key: jax.Array,
+) -> OuterResult:
+    """Mean loss and gradient of samples [K] without adaptation (pre-training, `meta.method=none`); the key is consumed."""
+
+    def loss_of(params):
+        table = network.represent(params["representer"], inputs)
+        return sample_loss(network, loss_config, params["encoder"], table, samples, "mean", key)
+
+    loss, gradient = jax.value_and_grad(loss_of)(params)
+    return OuterResult(loss, gradient, jnp.zeros(()))
+
+
+def relative_shift(before: Params, after: Params) -> jax.Array:
+    """||after - before|| / ||before|| over a whole tree."""
+
+    def norm(tree):
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+    difference = jax.tree.map(lambda a, b: jax.lax.stop_gradient(a - b), after, before)
+    return norm(difference) / norm(jax.lax.stop_gradient(before))

@@ -1,0 +1,1 @@
+"""The network: Diffusion Representer, sequence encoders, predictor."""

@@ -1,0 +1,93 @@
+"""Masked additive self-attention of the Sequential Recommender (paper: eqs. 2 to 7).
+
+Dimension key: L positions (m: attended, n: attending), D = dim, A = width of W4 and W5.
+All functions are written for one sequence; `vmap` gives the batch.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metacsr_jax.config import ModelConfig
+
+INITIAL_SLOPE = 0.5  # distance=learned: softplus^-1 is taken of it
+
+
+def directed_masks(valid_L: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which m each n may attend to: earlier ones (eq. 3) and later ones (eq. 4).
+
+    Args:
+        valid_L: bool, False at padding.
+
+    Returns:
+        Two bool arrays [m, n], forward and backward.
+    """
+    position_L = jnp.arange(valid_L.shape[0])
+    both_LL = valid_L[:, None] & valid_L[None, :]
+    earlier_LL = position_L[:, None] < position_L[None, :]
+    return both_LL & earlier_LL, both_LL & earlier_LL.T
+
+
+def masked_softmax(score: jax.Array, allowed: jax.Array, axis: int) -> jax.Array:
+    """Softmax over the allowed entries of an axis; a line without any yields zeros, in value and derivatives.
+
+    Args:
+        score: finite scores of any shape.
+        allowed: bool, broadcastable to `score`.
+        axis: the axis that is summed.
+
+    Returns:
+        Weights of `score`'s shape, zero where not allowed.
+    """
+    allowed = jnp.broadcast_to(allowed, score.shape)
+    low = jnp.where(allowed, score, -1e30)
+    top = jax.lax.stop_gradient(jnp.max(low, axis=axis, keepdims=True))
+    weight = jnp.where(allowed, jnp.exp(jnp.where(allowed, score - top, 0.0)), 0.0)
+    total = jnp.sum(weight, axis=axis, keepdims=True)
+    return weight / jnp.where(total > 0, total, 1.0)
+
+
+class PairAttention(nn.Module):
+    """Forward and backward encodings E_fw, E_bw of a sequence (eqs. 2 to 7).
+
+    cor(m, n) = W3^T sigmoid(W4 i_m + W5 i_n) - d(|m - n|), a score per pair (`attention=element`) or a vector per pair
+    (`feature`). Each ordered pair serves one direction only, so both share the pair tensor.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, item_LD: jax.Array, valid_L: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns E_fw and E_bw, [L, D] each; zeros at padding and where a position has nothing to attend to."""
+        config, length = self.config, item_LD.shape[0]
+        width = config.attention_dim or config.dim
+        dense, init = nn.Dense, nn.initializers.lecun_normal()
+        from_LA = dense(width, use_bias=False, name="W4")(item_LD)
+        to_LA = dense(width, use_bias=False, name="W5")(item_LD)
+        out_width = 1 if config.attention == "element" else config.dim
+        W3 = self.param("W3", init, (width, out_width))
+        correlation_LLO = nn.sigmoid(from_LA[:, None] + to_LA[None, :]) @ W3
+        step_LL = jnp.abs(jnp.arange(length)[:, None] - jnp.arange(length)[None, :])
+        step_LL = step_LL.astype(correlation_LLO.dtype)
+        outputs = []
+        for direction, allowed_LL in zip(("fw", "bw"), directed_masks(valid_L), strict=True):
+            distance_LL = self._distance(step_LL, direction)
+            score_LLO = correlation_LLO - distance_LL[..., None]
+            axis = 0 if config.normalise_over == "m" else 1
+            weight_LLO = masked_softmax(score_LLO, allowed_LL[..., None], axis)
+            if config.attention == "element":
+                outputs.append(jnp.einsum("mn,md->nd", weight_LLO[..., 0], item_LD))
+            else:
+                outputs.append(jnp.einsum("mnd,md->nd", weight_LLO, item_LD))
+        return outputs[0], outputs[1]
+
+    def _distance(self, step_LL: jax.Array, direction: str) -> jax.Array:
+        if self.config.distance == "exp":
+            return jnp.exp(step_LL)
+        if self.config.distance == "linear":
+            return step_LL
+        start = math.log(math.expm1(INITIAL_SLOPE))
+        slope = self.param(f"slope_{direction}", nn.initializers.constant(start), ())
+        return nn.softplus(slope) * step_LL

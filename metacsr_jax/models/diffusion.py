@@ -1,0 +1,96 @@
+"""Diffusion Representer (paper: section 3.1, algorithm 1).
+
+Dimension key: R users in the graph, I items, D = dim.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metacsr_jax.config import ModelConfig
+from metacsr_jax.graph import DiffusionInputs, aggregate_items, aggregate_users
+
+NORM_EPSILON = 1e-12  # inside the root of algorithm 1, line 4: ReLU can leave a row of zeros
+
+
+class ItemTable(NamedTuple):
+    """What the rest of the model knows of the items.
+
+    Attributes:
+        vector_ID: f_i^* of every catalogue item.
+        bias_I: score added to every user's (zeros where the model has no item bias).
+    """
+
+    vector_ID: jax.Array
+    bias_I: jax.Array
+
+
+class Convolve(nn.Module):
+    """Algorithm 1, lines 2 to 4, with weights shared by users and items.
+
+    f_la = ReLU(W1 h + b1);  f = ReLU(W2 [f_in, f_la] + b2);  f* = f / ||f||.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, feature_ND: jax.Array, aggregated_ND: jax.Array) -> jax.Array:
+        config, dim = self.config, self.config.dim
+        latent_ND = nn.relu(nn.Dense(dim, name="W1")(aggregated_ND))
+        out_ND = nn.Dense(dim, name="W2")(jnp.concatenate([feature_ND, latent_ND], axis=-1))
+        if config.node_residual:
+            out_ND = feature_ND + out_ND
+        if config.node_relu:
+            out_ND = nn.relu(out_ND)
+        if config.node_norm:
+            square_N1 = jnp.sum(out_ND**2, axis=-1, keepdims=True)
+            out_ND = out_ND * jax.lax.rsqrt(square_N1 + NORM_EPSILON)
+        return out_ND
+
+
+class DiffusionRepresenter(nn.Module):
+    """Item representations from ids, optional attributes and the graph (eq. 1).
+
+    Attributes:
+        config: hops, aggregator, and which parts of algorithm 1 are on.
+        num_users: R, users in the graph.
+        num_items: I.
+    """
+
+    config: ModelConfig
+    num_users: int
+    num_items: int
+
+    @nn.compact
+    def __call__(self, inputs: DiffusionInputs) -> ItemTable:
+        """Returns the table of item vectors; `inputs` as in `graph.DiffusionInputs`."""
+        config, init = self.config, nn.initializers.normal(self.config.init_scale / self.config.dim**0.5)
+        item_ID = self.param("item_embedding", init, (self.num_items, config.dim))
+        if inputs.item_features_IF is not None:
+            project = nn.Dense(config.dim, use_bias=False, name="item_features")
+            item_ID = item_ID + project(inputs.item_features_IF)
+        if config.diffusion:
+            user_RD = self.param("user_embedding", init, (self.num_users, config.dim))
+            if inputs.user_features_RF is not None:
+                project = nn.Dense(config.dim, use_bias=False, name="user_features")
+                user_RD = user_RD + project(inputs.user_features_RF)
+            for hop in range(1, config.hops + 1):
+                convolve = Convolve(config, name=f"hop{hop}")
+                to_item_ID = aggregate_items(inputs, user_RD, self.num_items, config.aggregator)
+                new_item_ID = convolve(item_ID, to_item_ID)
+                if hop < config.hops:  # nothing reads the users after the last hop
+                    to_user_RD = aggregate_users(inputs, item_ID, self.num_users, config.aggregator)
+                    user_RD = convolve(user_RD, to_user_RD)
+                item_ID = new_item_ID
+        bias_I = jnp.zeros(self.num_items)
+        if config.item_bias:
+            degree_I = inputs.graph.nodes["degree"][self.num_users :]
+            bias_I = self.param("item_bias", lambda _: _centred_log(degree_I))
+        return ItemTable(item_ID, bias_I)
+
+
+def _centred_log(degree_I: jax.Array) -> jax.Array:
+    log_I = jnp.log1p(degree_I)
+    return log_I - jnp.mean(log_I)

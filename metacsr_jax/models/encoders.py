@@ -1,0 +1,138 @@
+"""Sequence encoders: histories of item vectors to user preferences s_u (paper: eq. 8, section 5).
+
+Dimension key: L positions, D = dim, F = width the readout sees per position.
+Every encoder is written for one left-padded sequence and ends in a sub-module `readout`, which is what ANIL adapts.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metacsr_jax.config import ModelConfig
+from metacsr_jax.models.attention import PairAttention, masked_softmax
+
+
+class Readout(nn.Module):
+    """s_u = ReLU(W6 [E_fw, E_bw] + b3) (eq. 8), optionally through a hidden layer."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, state_LF: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns s_u [D] from per-position states, of which padding is ignored."""
+        config = self.config
+        if config.compress:
+            state_LF = nn.Dense(config.compress, use_bias=False, name="W0")(state_LF)
+        state_LF = jnp.where(valid_L[:, None], state_LF, 0.0)
+        if config.readout == "flatten":
+            flat = state_LF.reshape(-1)
+        elif config.readout == "last":
+            flat = state_LF[-1]
+        else:
+            flat = jnp.sum(state_LF, axis=0) / jnp.maximum(jnp.sum(valid_L), 1)
+        flat = nn.Dropout(config.input_dropout)(flat, deterministic=deterministic)
+        if config.hidden:
+            flat = nn.relu(nn.Dense(config.hidden, name="W6")(flat))
+            flat = nn.Dropout(config.dropout)(flat, deterministic=deterministic)
+            out_D = nn.Dense(config.dim, name="W7")(flat)
+        else:
+            out_D = nn.Dense(config.dim, name="W6")(flat)
+        return nn.relu(out_D) if config.output_relu else out_D
+
+
+class AttentionEncoder(nn.Module):
+    """The paper's masked self-attention in both directions (eqs. 2 to 8)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, item_LD: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns s_u [D] of one history; `valid_L` is False at padding."""
+        states = list(PairAttention(self.config, name="attention")(item_LD, valid_L))
+        if self.config.readout_items:
+            states.append(item_LD)
+        state_LF = jnp.concatenate(states, axis=-1)
+        return Readout(self.config, name="readout")(state_LF, valid_L, deterministic)
+
+
+class MeanEncoder(nn.Module):
+    """Mean of the history's vectors under the same readout layer: table 5's "without Sequential Recommender"."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, item_LD: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns s_u [D]; the order of the history does not matter."""
+        count = jnp.maximum(jnp.sum(valid_L), 1)
+        mean_1D = jnp.sum(jnp.where(valid_L[:, None], item_LD, 0.0), axis=0)[None] / count
+        return Readout(self.config, name="readout")(mean_1D, jnp.ones(1, bool), deterministic)
+
+
+class GRUEncoder(nn.Module):
+    """A gated recurrent unit over the history; padding leaves its state alone."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, item_LD: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns s_u [D] from the unit's states."""
+        cell = nn.GRUCell(self.config.dim, name="gru")
+        state_D, states = jnp.zeros(self.config.dim), []
+        for position in range(item_LD.shape[0]):
+            new_D, _ = cell(state_D, item_LD[position])
+            state_D = jnp.where(valid_L[position], new_D, state_D)
+            states.append(state_D)
+        return Readout(self.config, name="readout")(jnp.stack(states), valid_L, deterministic)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm causal self-attention and feed-forward layer."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, state_LD: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
+        config, length = self.config, state_LD.shape[0]
+        heads, width = config.heads, config.dim // config.heads
+        normed_LD = nn.LayerNorm(name="norm1")(state_LD)
+        query, key, value = (
+            nn.Dense(config.dim, name=name)(normed_LD).reshape(length, heads, width)
+            for name in ("query", "key", "value")
+        )
+        score_HLL = jnp.einsum("nhk,mhk->hmn", query, key) / width**0.5
+        position_L = jnp.arange(length)
+        allowed_LL = (position_L[:, None] <= position_L[None, :]) & valid_L[:, None]
+        weight_HLL = masked_softmax(score_HLL, allowed_LL, axis=1)
+        mixed_LD = jnp.einsum("hmn,mhk->nhk", weight_HLL, value).reshape(length, config.dim)
+        drop = nn.Dropout(config.dropout)
+        mixed_LD = nn.Dense(config.dim, name="out")(mixed_LD)
+        state_LD = state_LD + drop(mixed_LD, deterministic=deterministic)
+        normed_LD = nn.LayerNorm(name="norm2")(state_LD)
+        wide = nn.gelu(nn.Dense(4 * config.dim, name="wide")(normed_LD))
+        return state_LD + drop(nn.Dense(config.dim, name="narrow")(wide), deterministic=deterministic)
+
+
+class TransformerEncoder(nn.Module):
+    """A causal transformer with positions counted from the latest event."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, item_LD: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns s_u [D] from the last layer's states."""
+        config = self.config
+        init = nn.initializers.normal(0.1 / config.dim**0.5)
+        state_LD = item_LD + self.param("positions", init, item_LD.shape)
+        for layer in range(1, config.layers + 1):
+            block = TransformerBlock(config, name=f"block{layer}")
+            state_LD = block(state_LD, valid_L, deterministic)
+        state_LD = nn.LayerNorm(name="norm")(state_LD)
+        return Readout(config, name="readout")(state_LD, valid_L, deterministic)
+
+
+ENCODERS = {
+    "attention": AttentionEncoder,
+    "gru": GRUEncoder,
+    "transformer": TransformerEncoder,
+    "mean": MeanEncoder,
+}

@@ -1,0 +1,107 @@
+"""metaCSR's network f_{theta_1, theta_2}: representer, encoder and predictor as pure functions.
+
+Dimension key: B samples, L positions, D = dim, I catalogue items, N candidates.
+Parameters are one dict of two sub-trees: "representer" (theta_1: shared, never adapted) and "encoder" (theta_2: adapted per task).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metacsr_jax.config import ModelConfig
+from metacsr_jax.graph import DiffusionInputs
+from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable
+from metacsr_jax.models.encoders import ENCODERS
+
+Params = Any  # a tree of arrays
+
+
+class Predictor(nn.Module):
+    """F(s_u, i) of eq. 9 as a two-layer perceptron over [s_u, i, s_u * i]."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, preference_D: jax.Array, vector_ND: jax.Array) -> jax.Array:
+        """Returns logits [N]."""
+        tiled_ND = jnp.broadcast_to(preference_D, vector_ND.shape)
+        joint = jnp.concatenate([tiled_ND, vector_ND, tiled_ND * vector_ND], axis=-1)
+        hidden_ND = nn.relu(nn.Dense(self.dim, name="W8")(joint))
+        return nn.Dense(1, name="W9")(hidden_ND)[:, 0]
+
+
+class Network(NamedTuple):
+    """Pure functions of the parameters.
+
+    Attributes:
+        init: (key, inputs) -> {"representer": theta_1, "encoder": theta_2}; the key is consumed.
+        represent: (theta_1, inputs) -> ItemTable. Once per outer step: theta_1 is not adapted.
+        encode: (theta_2, table, context_BL, length_B, key or None) -> s_BD. The contexts are left-padded item codes; with a key
+            (which is consumed) dropout is on.
+        score_catalogue: (theta_2, table, s_BD) -> logits [B, I].
+        score_candidates: (theta_2, table, s_BD, item_BN) -> logits [B, N].
+    """
+
+    init: Callable[[jax.Array, DiffusionInputs], Params]
+    represent: Callable[[Params, DiffusionInputs], ItemTable]
+    encode: Callable[..., jax.Array]
+    score_catalogue: Callable[[Params, ItemTable, jax.Array], jax.Array]
+    score_candidates: Callable[[Params, ItemTable, jax.Array, jax.Array], jax.Array]
+
+
+def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network:
+    """Builds the network for a graph of `num_users` users and a catalogue of `num_items` items."""
+    representer = DiffusionRepresenter(config, num_users, num_items)
+    encoder = ENCODERS[config.encoder](config)
+    predictor = Predictor(config.dim)
+
+    def init(key: jax.Array, inputs: DiffusionInputs) -> Params:
+        representer_key, encoder_key, predictor_key = jax.random.split(key, 3)
+        item_LD, valid_L = jnp.zeros((config.max_length, config.dim)), jnp.ones(config.max_length, bool)
+        theta_2 = dict(encoder.init(encoder_key, item_LD, valid_L, True)["params"])
+        if config.predictor == "mlp":
+            theta_2["predictor"] = predictor.init(predictor_key, item_LD[0], item_LD)["params"]
+        return {"representer": representer.init(representer_key, inputs)["params"], "encoder": theta_2}
+
+    def represent(theta_1: Params, inputs: DiffusionInputs) -> ItemTable:
+        return representer.apply({"params": theta_1}, inputs)
+
+    def encode(theta_2, table, context_BL, length_B, key=None):
+        def one(context_L, length, sample_key):
+            valid_L = jnp.arange(config.max_length) >= config.max_length - length
+            item_LD = jnp.where(valid_L[:, None], table.vector_ID[context_L], 0.0)
+            rngs = {} if key is None else {"dropout": sample_key}
+            return encoder.apply({"params": theta_2}, item_LD, valid_L, key is None, rngs=rngs)
+
+        if key is None:
+            return jax.vmap(one, in_axes=(0, 0, None))(context_BL, length_B, None)
+        return jax.vmap(one)(context_BL, length_B, jax.random.split(key, context_BL.shape[0]))
+
+    def mlp(theta_2, preference_D, vector_ND):
+        return predictor.apply({"params": theta_2["predictor"]}, preference_D, vector_ND)
+
+    def score_catalogue(theta_2, table, s_BD):
+        if config.predictor == "dot":
+            return s_BD @ table.vector_ID.T + table.bias_I[None]
+        score_BI = jax.lax.map(lambda s_D: mlp(theta_2, s_D, table.vector_ID), s_BD)
+        return score_BI + table.bias_I[None]
+
+    def score_candidates(theta_2, table, s_BD, item_BN):
+        vector_BND = table.vector_ID[item_BN]
+        if config.predictor == "dot":
+            score_BN = jnp.einsum("bd,bnd->bn", s_BD, vector_BND)
+        else:
+            score_BN = jax.vmap(lambda s_D, v_ND: mlp(theta_2, s_D, v_ND))(s_BD, vector_BND)
+        return score_BN + table.bias_I[item_BN]
+
+    return Network(init, represent, encode, score_catalogue, score_candidates)
+
+
+def parameter_counts(params: Params) -> dict[str, int]:
+    """Number of parameters of each top-level part, for reports."""
+    return {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()
+    }

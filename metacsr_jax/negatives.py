@@ -1,0 +1,86 @@
+"""Uniform draws from what a user has not touched, exactly and without rejection.
+
+Dimension key: F entries of all rows together, B draws' rows, N draws per row.
+
+A row of n sorted distinct items s_0 < s_1 < ... leaves I - n others. The r-th of them is r + #{j : s_j - j <= r}, and s_j - j never
+falls with j, so one binary search turns a uniform rank into a uniform draw from the complement.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class KnownItems(NamedTuple):
+    """Rows of sorted distinct item codes in one flat array.
+
+    Attributes:
+        gap_F: int32, s_j - j of every entry.
+        start_R: int32, where row r begins.
+        count_R: int32, its number of entries.
+    """
+
+    gap_F: jax.Array
+    start_R: jax.Array
+    count_R: jax.Array
+
+
+def known_items(offset_R1: np.ndarray, item_F: np.ndarray) -> KnownItems:
+    """Builds the rows from CSR histories (host); repeats inside a row count once."""
+    row_F = np.repeat(np.arange(offset_R1.size - 1), np.diff(offset_R1))
+    order_F = np.lexsort((item_F, row_F))
+    row_F, item_F = row_F[order_F], item_F[order_F]
+    first_F = np.ones(row_F.size, bool)
+    first_F[1:] = (row_F[1:] != row_F[:-1]) | (item_F[1:] != item_F[:-1])
+    row_F, item_F = row_F[first_F], item_F[first_F]
+    count_R = np.bincount(row_F, minlength=offset_R1.size - 1)
+    start_R = np.concatenate([[0], np.cumsum(count_R)[:-1]])
+    gap_F = item_F - (np.arange(row_F.size) - start_R[row_F])
+    if gap_F.size == 0:
+        gap_F = np.zeros(1)
+    return KnownItems(
+        gap_F.astype(np.int32), start_R.astype(np.int32), count_R.astype(np.int32)
+    )
+
+
+def padded_known_items(known_BH: jax.Array, count_B: jax.Array) -> KnownItems:
+    """The same from padded rows on the device: the first `count_B` of each row are its sorted distinct items."""
+    rows, width = known_BH.shape
+    gap_BH = known_BH - jnp.arange(width)[None]
+    return KnownItems(
+        gap_BH.reshape(-1).astype(jnp.int32), jnp.arange(rows, dtype=jnp.int32) * width, count_B
+    )
+
+
+def draw_negatives(
+    key: jax.Array, known: KnownItems, row_B: jax.Array, num_items: int, num_negatives: int
+) -> jax.Array:
+    """Draws items outside each row, uniformly and with replacement.
+
+    Args:
+        key: consumed.
+        known: what each row excludes.
+        row_B: which row each sample excludes.
+        num_items: I, the catalogue's size; must exceed every row's count.
+        num_negatives: N.
+
+    Returns:
+        int32 [B, N], codes 0 to I - 1.
+    """
+    count_B1 = known.count_R[row_B][:, None]
+    start_B1 = known.start_R[row_B][:, None]
+    rank_BN = jax.random.randint(key, (row_B.shape[0], num_negatives), 0, num_items - count_B1)
+    low_BN = jnp.zeros_like(rank_BN)  # the number of gaps <= rank lies in [low, high]
+    high_BN = jnp.broadcast_to(count_B1, rank_BN.shape)
+    last = known.gap_F.shape[0] - 1
+    longest = min(known.gap_F.shape[0], num_items)  # a row has at most that many entries
+    for _ in range(max(1, math.ceil(math.log2(longest + 1)))):
+        middle_BN = (low_BN + high_BN) // 2
+        below_BN = known.gap_F[jnp.minimum(start_B1 + middle_BN, last)] <= rank_BN
+        open_BN = low_BN < high_BN
+        low_BN = jnp.where(open_BN & below_BN, middle_BN + 1, low_BN)
+        high_BN = jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
+    return (rank_BN + low_BN).astype(jnp.int32)

@@ -1,0 +1,84 @@
+"""Frozen negatives: per case, distinct items that its user never touched.
+
+Axes: N cases, C negatives per case, S (case, item) pairs that the users touched, D draws so far.
+"""
+
+import numpy as np
+
+from metacsr_jax.errors import ProtocolError
+from metacsr_jax.protocol.hashing import below, hash_key, mix
+
+_CHUNK = 4096  # cases at once, so that the draws stay in cache
+
+
+def draw_negatives(
+    pair_S: np.ndarray,
+    user_hash_N: np.ndarray,
+    user_ids_N: np.ndarray,
+    *,
+    num_items: int,
+    num_negatives: int,
+    seed: int,
+    scenario: str,
+) -> np.ndarray:
+    """Draws, for each case, a uniform subset of the items its user never touched.
+
+    The draw of a case depends on the seed, the scenario, its user's id and the touched items alone.
+
+    Args:
+        pair_S: int64 `case * num_items + item` of all touched items, sorted, unique.
+        user_hash_N: uint64 hash of each case's user id.
+        user_ids_N: original ids, for the error message.
+        num_items: I, size of the catalogue.
+        num_negatives: C, at least 1.
+        seed: of the protocol.
+        scenario: "cold", "warm" or "validation".
+
+    Returns:
+        int32 item codes, shape [N, C], ascending per row.
+
+    Raises:
+        ProtocolError: a user has fewer than `num_negatives` untouched items.
+    """
+    cases = len(user_hash_N)
+    case_S = pair_S // num_items
+    start_N1 = np.searchsorted(case_S, np.arange(cases + 1))
+    free_N = num_items - np.diff(start_N1)
+    if cases and free_N.min() < num_negatives:
+        short = int(free_N.argmin())
+        raise ProtocolError(
+            f"protocol.num_negatives={num_negatives} ({scenario}): user {user_ids_N[short]!s} left"
+            f" {free_N[short]} of {num_items} items untouched; expected at least {num_negatives}"
+        )
+    offset_NC = _distinct_offsets(user_hash_N, free_N, num_negatives, seed, scenario)
+    # The k-th free item of a case is k + j, where j counts the touched items f_0 < f_1 < ... with
+    # f_j - j <= k. Shifted by case * (I + 1), the f_j - j of all cases are one ascending array.
+    place_S = np.arange(len(pair_S)) - start_N1[case_S]
+    shifted_S = pair_S % num_items - place_S + case_S * (num_items + 1)
+    query_NC = offset_NC + np.arange(cases)[:, None] * (num_items + 1)
+    before_NC = np.searchsorted(shifted_S, query_NC.ravel(), side="right").reshape(query_NC.shape)
+    return (offset_NC + before_NC - start_N1[:-1, None]).astype(np.int32)
+
+
+def _distinct_offsets(
+    user_hash_N: np.ndarray, free_N: np.ndarray, num_negatives: int, seed: int, scenario: str
+) -> np.ndarray:
+    """A uniform subset of `range(free)` per case, sorted, by Floyd's algorithm (Bentley 1987).
+
+    Draw d takes t uniform in [0, free - C + d] or, where t is taken, free - C + d itself: C rounds,
+    no rejection.
+    """
+    key_N = mix(user_hash_N ^ hash_key(seed, f"negatives/{scenario}"))
+    offset_NC = np.empty((len(free_N), num_negatives), np.int64)
+    for start in range(0, len(free_N), _CHUNK):
+        stop = start + _CHUNK
+        hash_n, last_n = key_N[start:stop], free_N[start:stop] - num_negatives
+        chosen_Dn = np.empty((num_negatives, len(hash_n)), np.int32)
+        for draw in range(num_negatives):
+            hash_n = mix(hash_n)
+            pick_n = below(hash_n, last_n + 1)
+            taken_n = (chosen_Dn[:draw] == pick_n.astype(np.int32)).any(axis=0)
+            chosen_Dn[draw] = np.where(taken_n, last_n, pick_n)
+            last_n = last_n + 1
+        offset_NC[start:stop] = np.sort(chosen_Dn.T, axis=1)
+    return offset_NC

@@ -1,0 +1,1 @@
+"""Text tables and figures from evaluation rows and training records."""

@@ -1,0 +1,109 @@
+"""Scores of a trained model for users it has not seen: adapt on the support, rank the catalogue.
+
+Evaluation, validation during training and recommendation all score through here, and adapt through `MetaLearner.personalise`.
+
+Dimension key: B users, G users of a group, K support samples, L positions, I catalogue items.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metacsr_jax.cases import CaseBatch
+from metacsr_jax.config import Config
+from metacsr_jax.graph import DiffusionInputs
+from metacsr_jax.losses import needs_negatives
+from metacsr_jax.meta import MetaLearner
+from metacsr_jax.models.diffusion import ItemTable
+from metacsr_jax.models.metacsr import Network, Params
+from metacsr_jax.negatives import draw_negatives, padded_known_items
+from metacsr_jax.tasks import Samples
+
+ScoreFunction = Callable[[Params, ItemTable, CaseBatch, int], jax.Array]
+
+
+def make_score(
+    network: Network, learner: MetaLearner, config: Config, adapt_per: str = "user"
+) -> ScoreFunction:
+    """Builds the jitted `(params, table, batch, adapt_steps) -> logits [B, I]`.
+
+    Args:
+        network: the model.
+        learner: whose `personalise` adapts.
+        config: of the run; `loss`, `protocol.seed` and `evaluation.group_size` are read.
+        adapt_per: "user": each user has an adapted model; "group": users share one by groups of `group_size`, in the order of the
+            batch (the paper's tasks), the last group being the smaller one.
+
+    Returns:
+        The score function; `adapt_steps` is static.
+    """
+
+    def score_group(params, table, context_GL, length_G, support, adapt_steps):
+        theta_2 = params["encoder"]
+        if adapt_steps:
+            theta_2 = learner.personalise(params, table, support, adapt_steps)
+        s_GD = network.encode(theta_2, table, context_GL, length_G)
+        return network.score_catalogue(theta_2, table, s_GD)
+
+    def score(params, table, batch: CaseBatch, adapt_steps: int) -> jax.Array:
+        users, num_items = batch.length_B.shape[0], table.bias_I.shape[0]
+        support = support_samples(batch, config, num_items)
+        size = 1 if adapt_per == "user" else config.evaluation.group_size
+        short = -users % size
+
+        def grouped(array):
+            padded = jnp.pad(array, [(0, short)] + [(0, 0)] * (array.ndim - 1))
+            return padded.reshape((users + short) // size, size, *array.shape[1:])
+
+        def pooled(array):
+            groups = grouped(array)
+            return groups.reshape(groups.shape[0], -1, *array.shape[2:])
+
+        score_GI = jax.vmap(score_group, in_axes=(None, None, 0, 0, 0, None))(
+            params,
+            table,
+            grouped(batch.context_BL),
+            grouped(batch.length_B),
+            jax.tree.map(pooled, support),
+            adapt_steps,
+        )
+        return score_GI.reshape(-1, num_items)[:users]
+
+    return jax.jit(score, static_argnums=3)
+
+
+def support_samples(batch: CaseBatch, config: Config, num_items: int) -> Samples:
+    """The batch's support as samples [B, K]; negatives, where the loss needs them, come from each user's own key."""
+    negative_BKN = None
+    if needs_negatives(config.loss):
+        known = padded_known_items(batch.known_BH, batch.known_count_B)
+        base = jax.random.key(config.protocol.seed)
+        rows_K = jnp.zeros(batch.support_target_BK.shape[1], jnp.int32)
+
+        def draw(seed, row):
+            key = jax.random.fold_in(base, seed)
+            return draw_negatives(key, known, rows_K + row, num_items, config.loss.negatives)
+
+        negative_BKN = jax.vmap(draw)(batch.seed_B, jnp.arange(batch.seed_B.shape[0]))
+    return Samples(
+        batch.support_context_BKL,
+        batch.support_length_BK,
+        batch.support_target_BK,
+        batch.support_mask_BK,
+        negative_BKN,
+    )
+
+
+def bind_score(
+    represent: Callable[[Params, DiffusionInputs], ItemTable],
+    score: ScoreFunction,
+    params: Params,
+    inputs: DiffusionInputs,
+) -> Callable[[CaseBatch, int], jax.Array]:
+    """Fixes parameters: `(batch, adapt_steps) -> logits [B, I]`, all that the evaluation harness sees of a model.
+
+    Items are represented once, not once per batch.
+    """
+    table = represent(params["representer"], inputs)
+    return lambda batch, adapt_steps: score(params, table, batch, adapt_steps)

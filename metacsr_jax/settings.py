@@ -1,0 +1,232 @@
+"""Settings as text: `section.name=value` overrides, dictionaries for config.json, and checks of what belongs together."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from metacsr_jax.config import Config
+from metacsr_jax.errors import ConfigError
+
+SECTIONS = {
+    field.name: field.type for field in dataclasses.fields(Config) if field.name != "preset"
+}
+
+
+def override(config: Config, assignments: Iterable[str]) -> Config:
+    """Applies `section.name=value` texts in turn and checks the result.
+
+    Args:
+        config: to start from.
+        assignments: for instance "meta.inner_steps=2" or "evaluation.adapt_steps=0,1,5".
+
+    Raises:
+        ConfigError: an unknown section or setting (the nearest names are given), or a value of the wrong type or outside its choices.
+    """
+    values: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {assignment!r}: expected section.name=value")
+        values[name.strip()] = text.strip()
+    return replace(config, values)
+
+
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
+    """Sets settings by dotted name; texts are parsed by the setting's type. Raises ConfigError as `override`."""
+    for name, value in values.items():
+        section_name, dot, field_name = name.partition(".")
+        if not dot or section_name not in SECTIONS or field_name not in _fields(section_name):
+            raise ConfigError(f"unknown setting {name!r}; {_nearest(name)}")
+        section = getattr(config, section_name)
+        kind = typing.get_type_hints(type(section))[field_name]
+        parsed = _parse(name, kind, value)
+        section = dataclasses.replace(section, **{field_name: parsed})
+        config = dataclasses.replace(config, **{section_name: section})
+    check(config)
+    return config
+
+
+def renamed(config: Config, preset: str) -> Config:
+    """The same settings under a preset's name."""
+    return dataclasses.replace(config, preset=preset)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """All settings as nested dictionaries of plain values, for config.json."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(content: Mapping[str, Any]) -> Config:
+    """Reads `to_dict`'s form back; settings that are missing take their defaults. Raises ConfigError for unknown ones."""
+    config = Config(preset=str(content.get("preset", "")))
+    values = {
+        f"{section}.{name}": value
+        for section, fields in content.items()
+        if section != "preset"
+        for name, value in _mapping(section, fields).items()
+    }
+    return replace(config, values)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Settings in which two configurations differ, as `name: this, that` texts; the preset's name does not count."""
+    lines = []
+    for section in SECTIONS:
+        for name in _fields(section):
+            here, there = getattr(getattr(one, section), name), getattr(getattr(other, section), name)
+            if here != there:
+                lines.append(f"{section}.{name}: {here!r}, {there!r}")
+    return lines
+
+
+def check(config: Config) -> None:
+    """Refuses settings out of range or at odds with each other.
+
+    Raises:
+        ConfigError: names the setting, its value and what was expected.
+    """
+    for name, low, high in _RANGES:
+        section, field = name.split(".")
+        value = getattr(getattr(config, section), field)
+        if not low <= value <= high:
+            upper = "" if math.isinf(high) else f" to {high:g}"
+            raise ConfigError(f"{name}={value}: expected {low:g}{upper or ' or more'}")
+    train, model, meta = config.train, config.model, config.meta
+    for field in ("pretrain_steps", "steps", "validate_every", "save_every"):
+        if getattr(train, field) % train.chunk:
+            raise ConfigError(
+                f"train.{field}={getattr(train, field)}: expected a multiple of train.chunk={train.chunk}"
+            )
+    if train.pretrain_steps + train.steps == 0:
+        raise ConfigError("train.steps=0 and train.pretrain_steps=0: nothing to train")
+    if model.encoder == "transformer" and model.dim % model.heads:
+        raise ConfigError(f"model.dim={model.dim}: expected a multiple of model.heads={model.heads}")
+    if meta.method == "none" and meta.inner_steps != 1:
+        raise ConfigError("meta.method=none has no inner loop: meta.inner_steps has no meaning, leave it at 1")
+    if config.tasks.min_length > model.max_length:
+        raise ConfigError(
+            f"tasks.min_length={config.tasks.min_length}: expected at most model.max_length={model.max_length}"
+        )
+    if config.protocol.new_min > config.protocol.new_max:
+        raise ConfigError("protocol.new_min: expected at most protocol.new_max")
+    choices = {"scenarios": ("cold", "warm"), "adapt_per": ("user", "group")}
+    for field, allowed in choices.items():
+        given = getattr(config.evaluation, field)
+        if not given or set(given) - set(allowed):
+            raise ConfigError(f"evaluation.{field}={given}: expected some of {', '.join(allowed)}")
+    if min(config.evaluation.adapt_steps, default=-1) < 0:
+        raise ConfigError(f"evaluation.adapt_steps={config.evaluation.adapt_steps}: expected 0 or more, some")
+
+
+_INF = math.inf
+_RANGES = (
+    ("synthetic.predictability", 0, 1),
+    ("protocol.regular_fraction", 0, 1),
+    ("protocol.validation_fraction", 0, 0.9),
+    ("protocol.time_quantile", 0, 1),
+    ("protocol.keep_new", 2, _INF),
+    ("protocol.num_negatives", 1, _INF),
+    ("protocol.max_support", 0, _INF),
+    ("protocol.warm_support", 0, _INF),
+    ("model.dim", 1, _INF),
+    ("model.max_length", 1, _INF),
+    ("model.hops", 1, 3),
+    ("model.attention_dim", 0, _INF),
+    ("model.compress", 0, _INF),
+    ("model.hidden", 0, _INF),
+    ("model.layers", 1, _INF),
+    ("model.heads", 1, _INF),
+    ("model.dropout", 0, 0.99),
+    ("model.input_dropout", 0, 0.99),
+    ("tasks.tasks", 1, _INF),
+    ("tasks.way", 1, _INF),
+    ("tasks.support", 1, _INF),
+    ("tasks.query", 1, _INF),
+    ("tasks.min_length", 1, _INF),
+    ("tasks.pretrain_batch", 1, _INF),
+    ("loss.negatives", 1, _INF),
+    ("loss.label_smoothing", 0, 0.99),
+    ("meta.inner_steps", 0, _INF),
+    ("meta.inner_rate", 1e-12, _INF),
+    ("optimizer.rate", 0, _INF),
+    ("optimizer.pretrain_rate", 0, _INF),
+    ("optimizer.warmup", 0, _INF),
+    ("optimizer.weight_decay", 0, _INF),
+    ("optimizer.clip", 0, _INF),
+    ("train.seed", 0, 2**32 - 1),
+    ("train.pretrain_steps", 0, _INF),
+    ("train.steps", 0, _INF),
+    ("train.chunk", 1, _INF),
+    ("train.validate_every", 1, _INF),
+    ("train.save_every", 1, _INF),
+    ("train.patience", 0, _INF),
+    ("train.keep", 1, _INF),
+    ("evaluation.batch", 1, _INF),
+    ("evaluation.bootstrap", 1, _INF),
+    ("evaluation.group_size", 1, _INF),
+)
+
+
+def _fields(section: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(SECTIONS[section])]
+
+
+def _mapping(section: str, fields: Any) -> Mapping[str, Any]:
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"section {section!r}: expected settings by name, not {fields!r}")
+    return fields
+
+
+def _nearest(name: str) -> str:
+    known = [f"{section}.{field}" for section in SECTIONS for field in _fields(section)]
+    last = name.rpartition(".")[2]
+    close = [full for full in known if full.rpartition(".")[2] == last]
+    close += [full for full in difflib.get_close_matches(name, known, 3, 0.5) if full not in close]
+    return f"nearest: {', '.join(close[:3])}" if close else f"sections: {', '.join(SECTIONS)}"
+
+
+def _parse(name: str, kind: Any, value: Any) -> Any:
+    """A value of the setting's type from text or from JSON."""
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            hint = f" (nearest: {near[0]})" if near else ""
+            raise ConfigError(f"{name}={value!r}: expected one of {', '.join(choices)}{hint}")
+        return value
+    if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ConfigError(f"{name}={value!r}: expected a list, separated by commas")
+        return tuple(_parse(name, element, part.strip() if isinstance(part, str) else part) for part in parts)
+    return _parse_scalar(name, kind, value)
+
+
+def _parse_scalar(name: str, kind: Any, value: Any) -> Any:
+    described = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    error = ConfigError(f"{name}={value!r}: expected {described}")
+    if kind is bool:
+        known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() not in known:
+            raise error
+        return known[str(value).lower()]
+    if kind is str:
+        if not isinstance(value, str):
+            raise error
+        return value
+    if isinstance(value, bool | types.NoneType):
+        raise error
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise error from None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        raise error
+    return kind(number)

@@ -1,0 +1,267 @@
+"""Training from a log to a work directory: protocol, audit, loop, checkpoints, choice of adaptation steps."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from metacsr_jax import workdir as workdirs
+from metacsr_jax.audit import audit
+from metacsr_jax.checkpoint import Checkpoints, Progress, abstract_on
+from metacsr_jax.compilation import cache_compilations
+from metacsr_jax.config import Config
+from metacsr_jax.data.interactions import Interactions
+from metacsr_jax.errors import NonFiniteError
+from metacsr_jax.interrupt import Interrupts
+from metacsr_jax.monitor import Monitor
+from metacsr_jax.optimizer import make_optimizer
+from metacsr_jax.problem import Problem, make_problem
+from metacsr_jax.protocol import Protocol, build_protocol, load_protocol, save_protocol
+from metacsr_jax.settings import check
+from metacsr_jax.step import ChunkFunction, StepReport, TrainState, init_state, make_chunk
+from metacsr_jax.validation import Validation, best_steps, make_validation
+
+
+class FitResult(NamedTuple):
+    """What training came to.
+
+    Attributes:
+        status: "finished", or "interrupted" by a signal (the same call resumes).
+        step: steps taken.
+        best_step: of the checkpoint that counts; -1 while none was validated.
+        chosen_adapt_steps: by validation MAP; None unless finished.
+        validation: of the best checkpoint, by adaptation steps.
+        workdir: where everything is.
+    """
+
+    status: str
+    step: int
+    best_step: int
+    chosen_adapt_steps: int | None
+    validation: Validation
+    workdir: Path
+
+
+def fit(
+    log: Interactions | Callable[[], Interactions],
+    config: Config,
+    workdir: str | os.PathLike,
+    *,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> FitResult:
+    """Trains metaCSR, or resumes where a work directory stands.
+
+    A run that is killed at any moment and started again ends in the bits of one that never was (same machine and devices).
+
+    Args:
+        log: the events, or a function that reads them; not asked for where the work directory already has its protocol.
+        config: all settings.
+        workdir: created if missing; one that belongs to another configuration is refused.
+        progress: show a progress bar.
+        say: receives lines for the user.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ConfigError, DataError, ProtocolError: see their classes.
+        LeakError: the audit found a held-out event in reach of the model.
+        NonFiniteError: the loss became NaN or infinite.
+        WorkdirError: the work directory has another configuration, or is damaged.
+    """
+    check(config)
+    cache_compilations()
+    path = workdirs.open_workdir(workdir, config)
+    manifest = workdirs.read_manifest(path)
+    if manifest.get("status") == "finished":
+        say(f"{path}: training is finished (step {manifest['step']}), nothing to do")
+        return _finished(path, manifest)
+    protocol = prepare_protocol(log, config, path, say)
+    problem = make_problem(protocol, config)
+    workdirs.update_manifest(
+        path,
+        **workdirs.provenance(),
+        status="training",
+        model="metacsr",
+        dataset=protocol.name,
+        seed=config.train.seed,
+        protocol=dict(protocol.manifest),
+    )
+    checkpoints = Checkpoints(path / "checkpoints", config.train.keep)
+    try:
+        return _train(problem, path, checkpoints, progress, say)
+    finally:
+        checkpoints.close()
+
+
+def prepare_protocol(
+    log: Interactions | Callable[[], Interactions],
+    config: Config,
+    path: Path,
+    say: Callable[[str], None] = print,
+) -> Protocol:
+    """Loads a work directory's protocol, or builds, audits and saves it."""
+    if (path / "protocol" / "manifest.json").exists():
+        protocol = load_protocol(path / "protocol")
+        audit(protocol)
+        return protocol
+    log = log() if callable(log) else log
+    protocol = build_protocol(log, config.protocol)
+    for line in audit(protocol, log=log).lines():
+        say(line)
+    save_protocol(protocol, path / "protocol")
+    return protocol
+
+
+class _Loop(NamedTuple):
+    """Compiled parts of the loop."""
+
+    pretrain: ChunkFunction
+    meta: ChunkFunction
+    validate: Callable
+    seed_key: jax.Array
+
+
+def initial_state(problem: Problem, optimizer) -> TrainState:
+    """The state before the first step, from the training seed."""
+    init_key, _ = _seed_keys(problem.config)
+    return init_state(
+        problem.network, problem.learner, optimizer, problem.data.inputs, init_key
+    )
+
+
+def _seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
+    init_key, step_key = jax.random.split(jax.random.key(config.train.seed))
+    return init_key, step_key
+
+
+def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
+    config, train = problem.config, problem.config.train
+    optimizer = make_optimizer(config.optimizer, train)
+    chunks = (
+        make_chunk(
+            problem.network, problem.learner, optimizer, config, problem.protocol.num_items, pretrain=phase
+        )
+        for phase in (True, False)
+    )
+    loop = _Loop(*chunks, make_validation(problem), _seed_keys(config)[1])
+    state, progress = _start(problem, optimizer, path, checkpoints, say)
+    total = train.pretrain_steps + train.steps
+    step = int(state.step)
+    interrupts = Interrupts()
+    with interrupts, Monitor(path, step, config, progress_bar) as monitor:
+        stopped = False
+        while step < total and not stopped:
+            started = time.monotonic()
+            with jax.transfer_guard("disallow"):
+                chunk = loop.pretrain if step < train.pretrain_steps else loop.meta
+                state, reports = chunk(state, problem.data, loop.seed_key)
+                reports = jax.device_get(reports)
+                _refuse_non_finite(reports, step)
+                step += train.chunk
+                seconds = time.monotonic() - started
+                progress = progress._replace(seconds=progress.seconds + seconds)
+                monitor.steps(step, reports, seconds)
+                if step % train.validate_every == 0 or step == total:
+                    pretraining = step <= train.pretrain_steps and train.steps > 0
+                    asked = (0,) if pretraining else config.evaluation.adapt_steps
+                    validation = loop.validate(state.params, asked)
+                    monitor.validation(step, validation)
+                    if not pretraining:
+                        progress = _judge(progress, step, validation)
+                    stopped = bool(train.patience) and progress.stale >= train.patience
+            interrupted = interrupts.received
+            if (
+                progress.best_step == step
+                or step % train.save_every == 0
+                or step == total
+                or stopped
+                or interrupted
+            ):
+                checkpoints.save(state, progress)
+            if interrupted and step < total and not stopped:
+                checkpoints.wait()
+                say(f"interrupted at step {step}, saved; the same command resumes")
+                return FitResult("interrupted", step, progress.best_step, None, {}, path)
+        checkpoints.wait()
+    return _finish(problem, loop, path, checkpoints, optimizer, step, progress, say)
+
+
+def _start(problem, optimizer, path, checkpoints, say) -> tuple[TrainState, Progress]:
+    """The newest checkpoint, or a fresh state."""
+    saved = checkpoints.steps()
+    if not saved:
+        workdirs.truncate_records(path / "metrics.jsonl", 0)
+        return jax.jit(lambda: initial_state(problem, optimizer))(), Progress()
+    abstract = jax.eval_shape(lambda: initial_state(problem, optimizer))
+    state = checkpoints.restore(saved[-1], abstract_on(abstract, _default_sharding()))
+    workdirs.truncate_records(path / "metrics.jsonl", saved[-1])
+    say(f"resumed from step {saved[-1]}")
+    return state, checkpoints.progress(saved[-1])
+
+
+def _default_sharding() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def restore_params(problem: Problem, checkpoints: Checkpoints, step: int):
+    """Parameters of a saved step on the default device, wherever they were written."""
+    optimizer = make_optimizer(problem.config.optimizer, problem.config.train)
+    abstract = jax.eval_shape(lambda: initial_state(problem, optimizer))
+    return checkpoints.restore(step, abstract_on(abstract, _default_sharding())).params
+
+
+def _judge(progress: Progress, step: int, validation: Validation) -> Progress:
+    value = validation[best_steps(validation)]["map"]
+    if value > progress.best_value:
+        return progress._replace(best_step=step, best_value=value, stale=0)
+    return progress._replace(stale=progress.stale + 1)
+
+
+def _refuse_non_finite(reports: StepReport, first_step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(reports.loss) | ~np.isfinite(reports.gradient_norm))
+    if bad.size:
+        at = int(bad[0])
+        raise NonFiniteError(
+            f"step {first_step + at + 1}: loss {reports.loss[at]}, gradient norm {reports.gradient_norm[at]}, "
+            f"parameter norm {reports.parameter_norm[at]}. The last checkpoint is from before; "
+            "lower optimizer.rate or meta.inner_rate, or set optimizer.clip."
+        )
+
+
+def _finish(problem, loop, path, checkpoints, optimizer, step, progress, say) -> FitResult:
+    """Chooses the adaptation steps on validation users at the best checkpoint and closes the manifest."""
+    params = restore_params(problem, checkpoints, progress.best_step)
+    validation = loop.validate(params, problem.config.evaluation.adapt_steps)
+    manifest = workdirs.update_manifest(
+        path,
+        status="finished",
+        step=step,
+        best_step=progress.best_step,
+        chosen_adapt_steps=best_steps(validation),
+        validation={str(steps): metrics for steps, metrics in validation.items()},
+        training_seconds=round(progress.seconds, 1),
+    )
+    result = _finished(path, manifest)
+    say(
+        f"finished at step {step}; best validation at step {result.best_step} "
+        f"(MAP {progress.best_value:.4f}), {result.chosen_adapt_steps} adaptation steps chosen"
+    )
+    return result
+
+
+def _finished(path: Path, manifest: dict) -> FitResult:
+    validation = {int(steps): metrics for steps, metrics in manifest["validation"].items()}
+    return FitResult(
+        "finished",
+        manifest["step"],
+        manifest["best_step"],
+        manifest["chosen_adapt_steps"],
+        validation,
+        path,
+    )

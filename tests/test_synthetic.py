@@ -1,0 +1,283 @@
+"""The embedded log: what is planted is there, and nothing else is.
+
+Dimension key: E events, U users, I items, N cases, C negatives, L context, T events of a user.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metacsr_jax.baselines import BASELINES
+from metacsr_jax.cases import case_batch
+from metacsr_jax.config import ProtocolConfig, SyntheticConfig
+from metacsr_jax.data.synthetic import generate, plant
+from metacsr_jax.errors import ConfigError
+from metacsr_jax.protocol import build_protocol, cases, training_events
+
+NOISE = SyntheticConfig(users=4000, transitions=False, taste=False)
+
+
+def users_of(log) -> list[np.ndarray]:
+    """Item ids of each user, in the order of time."""
+    order_E = np.lexsort((log.time_E, log.user_E))
+    item_E = log.item_ids[log.item_E[order_E]]
+    return np.split(item_E, np.cumsum(np.bincount(log.user_E))[:-1])
+
+
+def cells_of(config: SyntheticConfig, log) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Group and series of each user's events."""
+    hidden = plant(config)
+    cell_of_id = np.zeros(config.items + 1, int)
+    cell_of_id[hidden.item_id_I] = np.repeat(
+        np.arange(config.groups * config.series), np.diff(hidden.bound_C1)
+    )
+    return [np.divmod(cell_of_id[item_T], config.series) for item_T in users_of(log)]
+
+
+def auc(score_NI: np.ndarray, held) -> np.ndarray:
+    """Per case: share of negatives below the target, ties half."""
+    target_N1 = np.take_along_axis(score_NI, held.target_N[:, None], 1)
+    negative_NC = np.take_along_axis(score_NI, held.negative_NC, 1)
+    return ((negative_NC < target_N1) + 0.5 * (negative_NC == target_N1)).mean(axis=1)
+
+
+def interval(better_N: np.ndarray, worse_N: np.ndarray) -> tuple[float, float]:
+    """Paired 95 % interval of the mean difference, normal approximation."""
+    difference_N = better_N - worse_N
+    half = 1.96 * difference_N.std(ddof=1) / np.sqrt(len(difference_N))
+    return difference_N.mean() - half, difference_N.mean() + half
+
+
+def history_scorers(protocol, held) -> dict[str, np.ndarray]:
+    """Scores [N, I] of models that use the history in one way or another."""
+    items = protocol.num_items
+    training = training_events(protocol)
+    bag_RI = np.zeros((len(training.user_R), items))
+    bag_RI[np.repeat(np.arange(len(bag_RI)), np.diff(training.offset_R1)), training.item_F] = 1
+    bag_NI = np.zeros((len(held.target_N), items))
+    bag_NI[np.repeat(np.arange(len(bag_NI)), np.diff(held.offset_N1)), held.item_H] = 1
+    batch = case_batch(held.offset_N1, held.item_H, max_length=10, max_support=8)
+    named = {
+        name: np.asarray(model.score(model.fit(protocol, None), batch, 0))
+        for name, model in BASELINES.items()
+    }
+    popular_NI = named["popular"]
+    count_II = bag_RI.T @ bag_RI
+    np.fill_diagonal(count_II, 0)
+    size_I = np.maximum(bag_RI.sum(axis=0), 1)
+    named["knn"] = bag_NI @ (count_II / np.sqrt(size_I[:, None] * size_I))
+    named["counts together"] = bag_NI @ count_II
+    # Multiplied, not added: the smallest share of Markov that still breaks popularity's near-ties.
+    named["popular x markov"] = popular_NI * (0.1 + named["markov"] / named["markov"].max())
+    named["popular, repeats first"] = popular_NI + 1e6 * bag_NI
+    named["popular, repeats last"] = popular_NI - 1e6 * bag_NI
+    return named
+
+
+def test_same_seed_same_log_and_other_seed_other_log():
+    config = SyntheticConfig(users=50)
+    first, again = generate(config), generate(config)
+    for name in ("user_E", "item_E", "time_E", "user_ids", "item_ids"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    other = generate(dataclasses.replace(config, seed=1))
+    assert not np.array_equal(first.item_E[:100], other.item_E[:100])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    users=st.integers(2, 40),
+    items=st.integers(16, 60),
+    groups=st.sampled_from([2, 5, 6, 11]),
+    min_events=st.integers(2, 8),
+    extra=st.floats(0, 30),
+    predictability=st.floats(0, 1),
+    transitions=st.booleans(),
+    taste=st.booleans(),
+    popularity_skew=st.floats(0, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_every_log_is_well_formed(extra, **kwargs):
+    config = SyntheticConfig(series=1, rules=1, mean_events=kwargs["min_events"] + extra, **kwargs)
+    log = generate(config)
+    assert log.rating_E is None
+    np.testing.assert_array_equal(log.user_ids, np.arange(1, config.users + 1))
+    assert log.item_ids.dtype == np.int64
+    assert set(log.item_ids) <= set(range(1, config.items + 1))
+    assert (np.diff(log.time_E) >= 0).all()
+    for item_T in users_of(log):
+        assert len(np.unique(item_T)) == len(item_T)
+        assert config.min_events <= len(item_T) <= config.items // 2
+    for user in range(config.users):
+        time_T = log.time_E[log.user_E == user]
+        assert (np.diff(time_T) > 0).all()
+        assert 0 <= time_T[0] - 1_577_836_800 < 365 * 86_400  # users start in 2020
+
+
+@pytest.mark.parametrize(
+    ("transitions", "taste", "distinct"), [(True, False, 1), (True, True, 3), (False, True, 10)]
+)
+def test_fully_predictable_users_follow_their_rule_in_every_step(transitions, taste, distinct):
+    # Eleven events visit eleven groups once each, so that no cell is used up.
+    config = SyntheticConfig(
+        users=200,
+        predictability=1.0,
+        transitions=transitions,
+        taste=taste,
+        min_events=11,
+        mean_events=11,
+    )
+    offset_U = plant(config).offset_U
+    assert len(np.unique(offset_U)) == distinct
+    for offset, (group_T, series_T) in zip(
+        offset_U, cells_of(config, generate(config)), strict=True
+    ):
+        np.testing.assert_array_equal(np.diff(group_T) % config.groups, offset)
+        assert (series_T == series_T[0]).all()
+
+
+@pytest.mark.parametrize("predictability", [0.0, 0.3, 0.8])
+def test_predictability_is_the_share_of_planted_steps(predictability):
+    config = SyntheticConfig(
+        users=4000, predictability=predictability, min_events=8, mean_events=8, popularity_skew=0
+    )
+    followed = [
+        ((np.diff(group_T) - offset) % config.groups == 0) & (np.diff(series_T) == 0)
+        for offset, (group_T, series_T) in zip(
+            plant(config).offset_U, cells_of(config, generate(config)), strict=True
+        )
+    ]
+    share, steps = np.mean(followed), np.size(followed)
+    # Other steps end in the planted cell by chance: one in 33 without skew.
+    expected = predictability + (1 - predictability) / (config.groups * config.series)
+    assert abs(share - expected) < 4 * np.sqrt(0.25 / steps) + 0.005
+
+
+def test_noise_is_drawn_by_popularity_without_replacement():
+    config = dataclasses.replace(
+        NOISE,
+        users=30_000,
+        items=12,
+        groups=2,
+        series=1,
+        rules=1,
+        min_events=2,
+        mean_events=2,
+        popularity_skew=1.5,
+    )
+    hidden = plant(config)
+    weight_I = np.zeros(config.items)
+    weight_I[hidden.item_id_I - 1] = hidden.weight_I
+    assert sorted(hidden.weight_I / hidden.weight_I.max(), reverse=True) == pytest.approx(
+        [rank**-1.5 for rank in range(1, 13)]
+    )
+    found_U2 = np.stack(users_of(generate(config))) - 1
+    pair_II = np.zeros((config.items, config.items))
+    np.add.at(pair_II, (found_U2[:, 0], found_U2[:, 1]), 1 / config.users)
+    expected_II = weight_I[:, None] * weight_I / (1 - weight_I[:, None])
+    np.fill_diagonal(expected_II, 0)
+    error_II = np.sqrt(expected_II / config.users)
+    assert (np.abs(pair_II - expected_II) <= 5 * error_II + 1 / config.users).all()
+
+
+def test_a_used_up_head_leaves_the_tail_in_proportion():
+    # With so steep a popularity rejection often fails, and the exact draw decides.
+    config = dataclasses.replace(
+        NOISE,
+        users=20_000,
+        items=6,
+        groups=2,
+        series=1,
+        rules=1,
+        min_events=3,
+        mean_events=3,
+        popularity_skew=4,
+    )
+    hidden = plant(config)
+    weight = dict(zip(hidden.item_id_I.tolist(), hidden.weight_I, strict=True))
+    found = np.stack(users_of(generate(config)))
+    for walk in itertools.permutations(sorted(weight, key=weight.get, reverse=True)[:4], 3):
+        first, second, third = (weight[item] for item in walk)
+        expected = first * second / (1 - first) * third / (1 - first - second)
+        share = (found == walk).all(axis=1).mean()
+        assert abs(share - expected) <= 5 * np.sqrt(expected / config.users) + 1 / config.users
+
+
+@pytest.mark.parametrize("scenario", ["cold", "warm"])
+def test_no_history_beats_popularity_on_noise(scenario):
+    protocol = build_protocol(generate(NOISE), ProtocolConfig())
+    held = cases(protocol, scenario)
+    assert not held.repeat_N.any()
+    scores = history_scorers(protocol, held)
+    popular_N = auc(scores.pop("popular"), held)
+    assert popular_N.mean() > 0.6
+    for name, score_NI in scores.items():
+        low, _ = interval(auc(score_NI, held), popular_N)
+        assert low <= 0.01, f"{name}: the interval over popularity begins at {low:.4f}"
+
+
+def test_planted_order_is_found_by_markov_and_the_rule_is_worth_more():
+    config = SyntheticConfig()
+    log = generate(config)
+    protocol = build_protocol(log, ProtocolConfig())
+    held = cases(protocol, "cold")
+    scores = history_scorers(protocol, held)
+    # The oracle knows each user's step: the planted cell first, popularity within and outside it.
+    hidden = plant(config)
+    code_I = np.searchsorted(protocol.item_ids, hidden.item_id_I)
+    cell_I = np.zeros(config.items, int)
+    cells = config.groups * config.series
+    cell_I[code_I] = np.repeat(np.arange(cells), np.diff(hidden.bound_C1))
+    offset_N = hidden.offset_U[protocol.user_ids[held.user_N] - 1]
+    last_N = held.item_H[held.offset_N1[1:] - 1]
+    planted_NI = (cell_I[last_N] + offset_N * config.series)[:, None] % cells == cell_I
+    oracle_N = auc(scores["popular"] + 1e6 * planted_NI, held)
+    popular_N, markov_N = (auc(scores[name], held) for name in ("popular", "markov"))
+    assert interval(markov_N, popular_N)[0] > 0.1
+    assert interval(oracle_N, markov_N)[0] > 0.02
+
+
+def test_the_rule_is_in_the_pairs_and_not_in_the_bag():
+    config = SyntheticConfig(users=3000)
+    offset_U = plant(config).offset_U
+    visits_UG = np.zeros((config.users, config.groups))
+    guess_U = np.zeros(config.users, int)
+    for user, (group_T, _) in enumerate(cells_of(config, generate(config))):
+        kept_T = group_T[:9]  # what a new user shows before the target
+        visits_UG[user] = np.bincount(kept_T, minlength=config.groups)
+        step_G = np.bincount(np.diff(kept_T) % config.groups, minlength=config.groups)
+        guess_U[user] = max(np.unique(offset_U), key=lambda offset: step_G[offset])
+    assert (guess_U == offset_U).mean() > 0.97
+    # Users of different rules visit the same groups equally often.
+    rule_UG = [visits_UG[offset_U == offset] for offset in np.unique(offset_U)]
+    for one, other in itertools.combinations(rule_UG, 2):
+        error_G = np.sqrt(one.var(axis=0) / len(one) + other.var(axis=0) / len(other))
+        assert (np.abs(one.mean(axis=0) - other.mean(axis=0)) < 4.5 * error_G).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("users", 1, "at least 2"),
+        ("min_events", 1, "at least 2"),
+        ("mean_events", 7.5, "min_events=8"),
+        ("mean_events", float("nan"), "finite"),
+        ("mean_events", float("inf"), "finite"),
+        ("items", 15, "16"),
+        ("groups", 0, "at least 2"),
+        ("series", 0, "items // groups"),
+        ("series", 28, "items // groups"),
+        ("predictability", 1.01, "0 to 1"),
+        ("predictability", float("nan"), "0 to 1"),
+        ("popularity_skew", -1.0, "0 to 4"),
+        ("rules", 0, "1 to 10"),
+        ("rules", 11, "1 to 10"),
+        ("seed", -1, "at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(setting, value, expected):
+    with pytest.raises(ConfigError, match=f"synthetic.{setting}={value}.*{expected}"):
+        generate(dataclasses.replace(SyntheticConfig(), **{setting: value}))
