@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from absl import app
+from absl import app, flags, logging
 
 from metacsr_jax.errors import MetaCSRError
 
@@ -14,6 +14,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     warnings.showwarning = _show
 
     def guarded(arguments: list[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # the checkpointer narrates every file at INFO
         if len(arguments) > 1:
             return _fail(f"unexpected argument {arguments[1]!r}: every option is a --flag")
         try:

@@ -102,7 +102,7 @@ class Checkpoints:
             best = self.progress(saved[-1]).best_step
             step = best if best >= 0 else saved[-1]
         elif name != "last":
-            step = int(name) if name.isdigit() else name
+            step = int(name) if name.isdecimal() else name
         if step not in saved:
             known = ", ".join(map(str, saved))
             raise WorkdirError(f"checkpoint {name!r}: expected best, last or one of {known}")

@@ -31,14 +31,14 @@ class SyntheticConfig:
 
     users: int = 1500
     items: int = 300
-    groups: int = 11  # item groups on a circle, between which users move
-    series: int = 3  # parts of a group; a planted step stays in its series
-    rules: int = 3  # distinct steps on the circle among users, coprime to groups
+    series: int = 6  # parts of the catalogue, passed through in a circle that all users share
+    groups: int = 4  # parts of a series; and as many cues, by which a user turns to one of them
     mean_events: float = 40.0  # events per user, geometric above min_events, at most items / 2
     min_events: int = 8
     predictability: float = 0.8  # 0: every event is drawn from popularity alone; 1: always follows the plant
-    transitions: bool = True  # the next group depends on the last one, alike for many users
-    taste: bool = True  # which group follows which is a hidden property of the user
+    transitions: bool = True  # one series follows another, alike for all users
+    taste: bool = True  # which group follows which cue: a hidden permutation of each user's own
+    personal: float = 0.5  # share of cues
     popularity_skew: float = 0.6  # popularity is rank ** -popularity_skew
     seed: int = 0
 
@@ -142,6 +142,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4  # on matrices and tables, not on biases
     decay: Literal["coupled", "decoupled"] = "coupled"
     clip: float = 0.0  # global norm; 0: off
+    rates_rate: float = 1e-2  # Adam's rate for the logarithms of Meta-SGD's inner rates, relative schedule as above
     pretrain_rate: float = 2e-3  # Adam's rate while pre-training (its own warm-up and cosine)
 
 

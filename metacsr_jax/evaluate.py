@@ -50,9 +50,11 @@ def evaluate(
     for per in adapt_per or config.evaluation.adapt_per:
         name = "metacsr" if per == "user" else "metacsr-group"
         score = score_of(trained, per)
+        whole = config.evaluation.group_size if per == "group" else 1
+        size = -(-(batch or config.evaluation.batch) // whole) * whole  # no batch cuts a group
         for scenario in scenarios or config.evaluation.scenarios:
             for steps in adapt_steps:
-                ranks = rank_scenario(trained.problem, score, scenario, steps, batch)
+                ranks = rank_scenario(trained.problem, score, scenario, steps, size)
                 rows += _record(trained, name, scenario, steps, ranks, per)
     write_rows(trained.workdir, rows)
     return rows

@@ -62,6 +62,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(content: Mapping[str, Any]) -> Config:
     """Reads `to_dict`'s form back; settings that are missing take their defaults. Raises ConfigError for unknown ones."""
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"expected sections of settings by name, not {content!r}")
     config = Config(preset=str(content.get("preset", "")))
     values = {
         f"{section}.{name}": value
@@ -152,7 +154,8 @@ _RANGES = (
     ("loss.label_smoothing", 0, 0.99),
     ("meta.inner_steps", 0, _INF),
     ("meta.inner_rate", 1e-12, _INF),
-    ("optimizer.rate", 0, _INF),
+    ("optimizer.rate", 1e-12, _INF),
+    ("optimizer.rates_rate", 0, _INF),
     ("optimizer.pretrain_rate", 0, _INF),
     ("optimizer.warmup", 0, _INF),
     ("optimizer.weight_decay", 0, _INF),

@@ -111,8 +111,8 @@ def make_chunk(
         updates, opt_state = optimizer.update(result.gradient, state.opt_state, state.params)
         report = StepReport(
             result.loss,
-            optax.global_norm(result.gradient),
-            optax.global_norm(state.params),
+            optax.tree.norm(result.gradient),
+            optax.tree.norm(state.params),
             result.shift,
         )
         params = optax.apply_updates(state.params, updates)

@@ -200,7 +200,7 @@ def _newcomer_targets(key, count_W, config, max_length):
 
 
 def _gather(histories, user_W, place_WK, first_WK, max_length):
-    position_WKL = place_WK[..., None] - max_length + jnp.arange(max_length)
+    position_WKL = place_WK[..., None] - max_length + jnp.arange(max_length)[None, None]
     real_WKL = position_WKL >= first_WK[..., None]
     start_W1 = histories.start_R[user_W][:, None]
     flat_WKL = jnp.where(real_WKL, start_W1[..., None] + position_WKL, 0)

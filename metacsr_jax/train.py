@@ -155,7 +155,8 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
     step = int(state.step)
     interrupts = Interrupts()
     with interrupts, Monitor(path, step, config, progress_bar) as monitor:
-        stopped = False
+        # A run killed between its early stop and the end of `_finish` has nothing left to train.
+        stopped = bool(train.patience) and progress.stale >= train.patience
         while step < total and not stopped:
             started = time.monotonic()
             with jax.transfer_guard("disallow"):

@@ -45,7 +45,8 @@ def open_workdir(path: str | os.PathLike, config: Config) -> Path:
                 "Use another --workdir, or remove this one."
             )
         return workdir
-    if workdir.exists() and any(workdir.iterdir()):
+    # A run killed while it made the directory leaves no more than the draft of config.json.
+    if workdir.exists() and any(entry.name != ".config.json.partial" for entry in workdir.iterdir()):
         raise WorkdirError(f"{workdir}: is not empty and has no config.json, so it is no work directory")
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", settings.to_dict(config))

@@ -36,6 +36,7 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.starts: list[int] = []  # byte from which each answer began
         self.hang_ups: list[int] = []  # bytes to send before each hang-up, used up one by one
 
     def url(self, name):
@@ -58,6 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Range", f"bytes */{len(body)}")
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
+        self.server.starts.append(start)
         self.send_response(206 if start else 200)
         self.send_header("ETag", tag)
         self.send_header("Content-Length", str(len(body) - start))
@@ -92,7 +94,9 @@ def _publish(server, body, md5=None):
 def _resumed_at(server) -> int:
     name, wanted = server.requests[-1]
     assert name == "ml-1m.zip"
-    return int(wanted.removeprefix("bytes=").removesuffix("-"))
+    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    assert server.starts[-1] == start
+    return start
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
@@ -137,6 +141,13 @@ def test_a_file_that_changed_meanwhile_starts_again(server, tmp_path, monkeypatc
         fetch(_publish(server, _zip(padding=300_000)), tmp_path, progress=False)
     newer = _zip(_DAT * 2, padding=300_000)
     assert fetch(_publish(server, newer), tmp_path, progress=False).read_bytes() == newer
+
+
+def test_bytes_of_unknown_origin_are_not_gone_on_with(server, tmp_path):
+    dataset = _publish(server, _zip())
+    (tmp_path / "ml-1m.zip.part").write_bytes(b"something")
+    assert fetch(dataset, tmp_path, progress=False).read_bytes() == _zip()
+    assert server.requests[-1] == ("ml-1m.zip", None)
 
 
 def test_all_bytes_there_but_not_yet_moved(server, tmp_path):

@@ -199,10 +199,10 @@ def test_layout_puts_numbers_right_and_words_left():
         "-.10  bcd",
     ]
     assert layout(["n", "name", "x"], body, "markdown").splitlines() == [
-        "|    n | name | x |",
-        "| ---: | ---- | -- |",
-        "|    1 | a    | b |",
-        "| -.10 | bcd  |   |",
+        "|    n | name | x   |",
+        "| ---: | ---- | --- |",
+        "|    1 | a    | b   |",
+        "| -.10 | bcd  |     |",
     ]
 
 

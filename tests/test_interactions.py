@@ -8,12 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metacsr_jax.data.interactions import (
-    Interactions,
-    drop_duplicates,
-    encode_ids,
-    statistics,
-)
+from metacsr_jax.data.ids import encode_ids
+from metacsr_jax.data.interactions import Interactions, drop_duplicates, statistics
 from metacsr_jax.errors import DataError
 
 _INTEGERS = st.integers(-(10**17), 10**17)

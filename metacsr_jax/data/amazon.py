@@ -12,7 +12,8 @@ import polars as pl
 from metacsr_jax.config import DataConfig
 from metacsr_jax.data.archive import Source
 from metacsr_jax.data.interactions import Interactions, drop_duplicates
-from metacsr_jax.data.records import Check, Layout, Rows, events, line_locator, line_rows, text_rows
+from metacsr_jax.data.records import Check, Layout, Rows, events
+from metacsr_jax.data.text import line_rows, text_rows
 
 ASIN = r"^(?:B[0-9A-Z]{9}|[0-9]{9}[0-9X])$"
 REVIEWER = r"^A[0-9A-Z]{7,}$"
@@ -33,15 +34,16 @@ def read_2018(source: Source, config: DataConfig) -> Interactions:
 
 def read_json(source: Source, config: DataConfig) -> Interactions:
     """Reads json lines with reviewerID, asin, overall and unixReviewTime (the 5-core files)."""
-    skip = config.skip_malformed
     # A line that is no json object, or lacks a key, gives null, which the checks refuse.
     values = [
         pl.col("line").str.json_path_match(f"$.{key}").alias(str(i)) for i, key in enumerate(_KEYS)
     ]
-    lazy = line_rows(source, skip).with_columns(values)
+    lines = line_rows(source, skip=config.skip_malformed)
     nothing = pl.all_horizontal(pl.col(str(i)).is_null() for i in range(len(_KEYS)))
     form = Check(nothing, "line", "", f"a json object with {', '.join(_KEYS)}")
-    rows = Rows(lazy, source.place, _KEYS, line_locator(source.place), (form,))
+    rows = lines._replace(
+        lazy=lines.lazy.with_columns(values), labels=_KEYS, checks=(*lines.checks, form)
+    )
     return _finish(rows, Layout(0, 1, time=3, rating=2, rating_range=_STARS), source, config)
 
 

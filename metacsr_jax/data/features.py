@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 
 from metacsr_jax.data.archive import Source, opened
-from metacsr_jax.data.interactions import encode_ids
-from metacsr_jax.data.records import Check, Rows, gather, text_rows
+from metacsr_jax.data.ids import encode_ids
+from metacsr_jax.data.records import Check, Rows, gather
 from metacsr_jax.data.tables import header
+from metacsr_jax.data.text import text_rows
 from metacsr_jax.errors import DataError
 
 

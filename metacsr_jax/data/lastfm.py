@@ -14,7 +14,8 @@ import polars as pl
 from metacsr_jax.config import DataConfig
 from metacsr_jax.data.archive import Source
 from metacsr_jax.data.interactions import Interactions
-from metacsr_jax.data.records import Check, gather, text_rows, time_column
+from metacsr_jax.data.records import Check, gather, time_column
+from metacsr_jax.data.text import text_rows
 from metacsr_jax.errors import DataError
 
 MEMBERS = ("userid-timestamp-artid-artname-traid-traname.tsv",)

@@ -10,7 +10,8 @@ import numpy as np
 from metacsr_jax.config import DataConfig
 from metacsr_jax.data.archive import Source
 from metacsr_jax.data.interactions import Interactions, drop_duplicates
-from metacsr_jax.data.records import Layout, events, text_rows
+from metacsr_jax.data.records import Layout, events
+from metacsr_jax.data.text import text_rows
 
 MEMBERS = ("ratings.dat", "u.data", "ratings.csv")
 CSV_HEADER = ("userId", "movieId", "rating", "timestamp")

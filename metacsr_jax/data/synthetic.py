@@ -8,8 +8,7 @@ Every item has a series, a group and a cue. A planted event goes to
 and draws an item there by popularity; any other event draws from the whole catalogue by popularity.
 Cues are as good as independent of series and group. So the bag of a user's items tells nothing
 about the permutation, and neither do other users; the user's own (context, next) pairs do: an item
-with the same cue came earlier, and it tells what to expect now. A gradient step on such a pair
-learns just that.
+with the same cue came earlier, and what followed it tells what to expect now.
 
     transitions  taste   a planted event draws from
     yes          yes     one group of one series
@@ -21,8 +20,8 @@ No user does the same item twice. Since a ranking's negatives are never a user's
 would let a model win with the history alone, even on a log without any order; without them
 popularity is the best that can be done there.
 
-Dimension key: E events, U users, I items (I1: I + 1), N users of a block, A users of a block still
-active, C cells (C1: C + 1).
+Dimension key: E events, U users, I items (I1: I + 1), C cells (C1: C + 1), G groups and cues,
+N users of a block, T events of a user, A users of a block still active.
 """
 
 import math
@@ -42,18 +41,38 @@ _START = 1_577_836_800  # unix seconds of the first possible event, 2020-01-01
 class Plant(NamedTuple):
     """What is hidden in the log, for oracles and tests; items in hidden order, cell by cell.
 
+    Without `transitions` there is one series, without `taste` one group.
+
     Attributes:
-      bound_C1: int64 [groups * series + 1]; cell c = g * series + s holds the items
+      bound_C1: int64 [series * groups + 1]; cell c = series * groups + group holds the items
         bound[c] <= i < bound[c + 1].
+      cell_I: int64 [I], the cell of each item.
+      cue_I: int64 [I], 0..groups-1.
       weight_I: float64 [I], popularity, sums to 1.
       item_id_I: int64 [I], ids 1..I in the log.
-      offset_U: int64 [U], step of user id u + 1 on the circle of groups; 0: no rule.
+      rule_UG: int64 [U, groups], the group that follows each cue, of user id u + 1.
     """
 
     bound_C1: np.ndarray
+    cell_I: np.ndarray
+    cue_I: np.ndarray
     weight_I: np.ndarray
     item_id_I: np.ndarray
-    offset_U: np.ndarray
+    rule_UG: np.ndarray
+
+    def next_cell(self, user_A: np.ndarray, last_A: np.ndarray) -> np.ndarray:
+        """The cells in which a planted event falls.
+
+        Args:
+          user_A: int [A], user ids less one.
+          last_A: int [A], their last items, in hidden order.
+
+        Returns:
+          int64 [A] cells.
+        """
+        cells, groups = len(self.bound_C1) - 1, self.rule_UG.shape[1]
+        series_A = (self.cell_I[last_A] // groups + 1) % (cells // groups)
+        return series_A * groups + self.rule_UG[user_A, self.cue_I[last_A]]
 
 
 def plant(config: SyntheticConfig) -> Plant:
@@ -70,19 +89,18 @@ def plant(config: SyntheticConfig) -> Plant:
     """
     _check(config)
     rng = np.random.default_rng([config.seed, 0])
-    cells = config.groups * config.series
+    groups = config.groups if config.taste else 1
+    cells = groups * (config.series if config.transitions else 1)
     bound_C1 = -(-np.arange(cells + 1) * config.items // cells)
+    cell_I = np.repeat(np.arange(cells), np.diff(bound_C1))
+    # Cues go round within a cell, and each cell begins with another, so that all are as frequent.
+    cue_I = (np.arange(config.items) - bound_C1[cell_I] + cell_I) % groups
     weight_I = rng.permutation(np.arange(1.0, config.items + 1) ** -config.popularity_skew)
     item_id_I = rng.permutation(config.items) + 1
-    units = [step for step in range(1, config.groups) if math.gcd(step, config.groups) == 1]
-    if not (config.transitions or config.taste):
-        rules = np.zeros(1, np.int64)
-    elif not config.transitions:
-        rules = np.array(units)
-    else:
-        rules = rng.permutation(units)[: config.rules if config.taste else 1]
-    offset_U = rules[rng.integers(rules.size, size=config.users)]
-    return Plant(bound_C1, weight_I / weight_I.sum(), item_id_I, offset_U)
+    rule_UG = np.tile(np.arange(groups), (config.users, 1))
+    own_UG = rng.permuted(rule_UG, axis=1)[:, : round(config.personal * groups)]
+    np.put_along_axis(rule_UG, own_UG, np.roll(own_UG, 1, axis=1), axis=1)
+    return Plant(bound_C1, cell_I, cue_I, weight_I / weight_I.sum(), item_id_I, rule_UG)
 
 
 def generate(config: SyntheticConfig) -> Interactions:
@@ -90,8 +108,7 @@ def generate(config: SyntheticConfig) -> Interactions:
 
     Args:
       config: settings, all read. A user has `min_events` plus a geometric number of events,
-        `mean_events` on average, at most half the catalogue. Every user has at least `min_events`
-        events, every event another item.
+        `mean_events` on average, at most half the catalogue.
 
     Returns:
       A log without ratings, sorted by time; user ids 1..users, item ids within 1..items, times in
@@ -106,13 +123,7 @@ def generate(config: SyntheticConfig) -> Interactions:
     length_U = np.minimum(config.min_events + extra_U, config.items // 2)
     item_E = np.concatenate(
         [
-            _walk(
-                config,
-                hidden,
-                length_U[first : first + _BLOCK],
-                hidden.offset_U[first : first + _BLOCK],
-                rng,
-            )
+            _walk(config.predictability, hidden, first, length_U[first : first + _BLOCK], rng)
             for first in range(0, config.users, _BLOCK)
         ]
     )
@@ -132,29 +143,26 @@ def generate(config: SyntheticConfig) -> Interactions:
 
 
 def _walk(
-    config: SyntheticConfig,
+    predictability: float,
     hidden: Plant,
+    first_user: int,
     length_N: np.ndarray,
-    offset_N: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Events of a block of users, user after user, as items in hidden order."""
+    items, steps = len(hidden.weight_I), int(length_N.max())
     cdf_I1 = np.concatenate([[0.0], np.cumsum(hidden.weight_I)])
-    steps = int(length_N.max())
     item_NT = np.zeros((length_N.size, steps), np.int64)
-    seen_NI = np.zeros((length_N.size, config.items), bool)
+    seen_NI = np.zeros((length_N.size, items), bool)
     for step in range(steps):
         active_A = np.flatnonzero(length_N > step)
         low_A = np.zeros(active_A.size, np.int64)
-        high_A = np.full(active_A.size, config.items)
+        high_A = np.full(active_A.size, items)
         if step:
-            follows_A = rng.random(active_A.size) < config.predictability
-            follows_A &= offset_N[active_A] > 0
-            last_A = item_NT[active_A, step - 1]
-            cell_A = np.searchsorted(hidden.bound_C1, last_A, side="right") - 1
-            cell_A = (cell_A + offset_N[active_A] * config.series) % (hidden.bound_C1.size - 1)
-            low_A = np.where(follows_A, hidden.bound_C1[cell_A], low_A)
-            high_A = np.where(follows_A, hidden.bound_C1[cell_A + 1], high_A)
+            planted_A = rng.random(active_A.size) < predictability
+            cell_A = hidden.next_cell(first_user + active_A, item_NT[active_A, step - 1])
+            low_A = np.where(planted_A, hidden.bound_C1[cell_A], low_A)
+            high_A = np.where(planted_A, hidden.bound_C1[cell_A + 1], high_A)
         item_A = _draw_unseen(rng, cdf_I1, seen_NI, active_A, low_A, high_A)
         item_NT[active_A, step] = item_A
         seen_NI[active_A, item_A] = True
@@ -192,7 +200,8 @@ def _draw_unseen(
 
 def _check(config: SyntheticConfig) -> None:
     """Raises ConfigError where a setting is out of its range."""
-    units = sum(math.gcd(step, config.groups) == 1 for step in range(1, config.groups))
+    least_items = 2 * config.min_events
+    most_groups = config.items // max(config.series, 1)
     for ok, name, expected in (
         (config.users >= 2, "users", "at least 2"),
         (config.min_events >= 2, "min_events", "at least 2"),
@@ -201,24 +210,11 @@ def _check(config: SyntheticConfig) -> None:
             "mean_events",
             f"finite, at least min_events={config.min_events}",
         ),
-        (
-            config.items >= 2 * config.min_events,
-            "items",
-            f"at least 2 * min_events={2 * config.min_events}",
-        ),
-        (config.groups >= 2, "groups", "at least 2"),
-        (
-            1 <= config.series <= config.items // max(config.groups, 1),
-            "series",
-            "1 to items // groups",
-        ),
+        (config.items >= least_items, "items", f"at least 2 * min_events={least_items}"),
+        (1 <= config.series <= config.items, "series", f"1 to items={config.items}"),
+        (1 <= config.groups <= most_groups, "groups", f"1 to items // series={most_groups}"),
         (0 <= config.predictability <= 1, "predictability", "0 to 1"),
         (0 <= config.popularity_skew <= 4, "popularity_skew", "0 to 4"),
-        (
-            1 <= config.rules <= units,
-            "rules",
-            f"1 to {units}, the steps coprime to groups={config.groups}",
-        ),
         (config.seed >= 0, "seed", "at least 0"),
     ):
         if not ok:

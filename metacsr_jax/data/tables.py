@@ -14,7 +14,8 @@ import polars as pl
 from metacsr_jax.config import DataConfig
 from metacsr_jax.data.archive import Source
 from metacsr_jax.data.interactions import Interactions, drop_duplicates
-from metacsr_jax.data.records import Layout, Rows, events, text_rows
+from metacsr_jax.data.records import Layout, Rows, events
+from metacsr_jax.data.text import text_rows
 from metacsr_jax.errors import DataError
 
 NAMES = {
@@ -30,6 +31,7 @@ NAMES = {
 }  # fmt: skip
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _ABSENT = {"time": "order", "rating": "none"}
+TIME_IF_THERE = "time if there"  # as time_column: a column with a usual name, or the order of the rows
 
 
 def read_csv(source: Source, config: DataConfig) -> Interactions:
@@ -87,7 +89,8 @@ def _find(role: str, labels: Sequence[str], named: str, place: str) -> int | Non
     """The position of one role's column."""
     if named and named == _ABSENT.get(role):
         return None
-    if named:
+    optional = role == "rating" or named == TIME_IF_THERE
+    if named and named != TIME_IF_THERE:
         if labels.count(named) == 1:
             return labels.index(named)
         near = difflib.get_close_matches(named, labels, n=3, cutoff=0.4)
@@ -105,7 +108,7 @@ def _find(role: str, labels: Sequence[str], named: str, place: str) -> int | Non
             )
         if name in plain:
             return plain.index(name)
-    if role == "rating":
+    if optional:
         return None
     absent = ', or "order" where the rows are in order' if role == "time" else ""
     raise DataError(

@@ -39,14 +39,8 @@ KEYS = (
     "cases",
 )
 SUBSETS = ("all", "seen", "unseen", "new", "repeat")
-_RUN = (
-    "model",
-    "dataset",
-    "seed",
-    "scenario",
-    "candidates",
-    "adapt_steps",
-)  # what one evaluation replaces
+# An evaluation, whose rows are replaced together.
+_RUN = ("model", "dataset", "seed", "scenario", "candidates", "adapt_steps")
 
 
 class RankFile(NamedTuple):

@@ -88,7 +88,8 @@ def layout(header: Sequence[str], body: Sequence[Sequence[str]], style: Style = 
     right = [
         all(not cell or cell[0] in "-.0123456789" for cell in column[1:]) for column in columns
     ]
-    widths = [max(map(len, column)) for column in columns]
+    least = 3 if style == "markdown" else 1
+    widths = [max(least, *map(len, column)) for column in columns]
 
     def join(line: Sequence[str]) -> list[str]:
         return [
@@ -98,7 +99,7 @@ def layout(header: Sequence[str], body: Sequence[Sequence[str]], style: Style = 
 
     if style == "markdown":
         rule = [
-            "-" * (max(width, 2) - 1) + (":" if to_right else "-")
+            "-" * (width - 1) + (":" if to_right else "-")
             for width, to_right in zip(widths, right, strict=True)
         ]
         return "\n".join(

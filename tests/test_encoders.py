@@ -1,0 +1,183 @@
+"""Every encoder: padding, causality, order, empty histories, dropout, which parameters are the readout's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ENCODERS = {
+    "element": {},
+    "feature": {"attention": "feature", "readout_items": True, "hidden": 5, "compress": 3},
+    "gru": {"encoder": "gru"},
+    "transformer": {"encoder": "transformer"},
+    "mean": {"encoder": "mean"},
+}
+READOUTS = ("flatten", "last", "mean")
+every_encoder = pytest.mark.parametrize("options", ENCODERS.values(), ids=ENCODERS)
+CONTEXT_BL = np.array([[1, 2, 3, 4], [0, 5, 6, 1], [0, 0, 2, 7], [0, 0, 0, 3], [0, 0, 0, 0]])
+LENGTH_B = np.array([4, 3, 2, 1, 0])
+
+
+def encoder(tiny, **options):
+    """A tiny model and its jitted (theta_2, table, context, length) -> s."""
+    model = tiny(seed=5, model={"output_relu": False, "distance": "linear", **options})
+    table = model.network.represent(model.params["representer"], model.inputs)
+    return model, table, jax.jit(model.network.encode)
+
+
+@every_encoder
+@pytest.mark.parametrize("readout", READOUTS)
+def test_what_lies_under_the_padding_does_not_matter(tiny, options, readout):
+    model, table, encode = encoder(tiny, **{**options, "readout": readout})
+    theta_2 = model.params["encoder"]
+    padding = np.arange(4) < 4 - LENGTH_B[:, None]
+    garbage_BL = np.where(padding, np.random.default_rng(0).integers(0, 8, (5, 4)), CONTEXT_BL)
+    assert (garbage_BL != CONTEXT_BL).any()
+    np.testing.assert_array_equal(
+        encode(theta_2, table, garbage_BL, LENGTH_B), encode(theta_2, table, CONTEXT_BL, LENGTH_B)
+    )
+
+
+@every_encoder
+def test_vectors_that_only_padding_names_get_no_gradient(tiny, options):
+    model, table, encode = encoder(tiny, **options)
+    context_BL = np.where(np.arange(4) < 4 - LENGTH_B[:, None], 6, np.where(CONTEXT_BL == 6, 5, CONTEXT_BL))
+
+    def total(vector_ID):
+        s_BD = encode(model.params["encoder"], table._replace(vector_ID=vector_ID), context_BL, LENGTH_B)
+        return jnp.sum(jnp.sin(s_BD))
+
+    gradient_ID = np.asarray(jax.jit(jax.grad(total))(table.vector_ID))
+    assert not gradient_ID[6].any()
+    assert np.abs(gradient_ID[[1, 2, 3, 4, 5, 7]]).max(axis=1).min() > 0
+
+
+@every_encoder
+@pytest.mark.parametrize("readout", ["last", "mean"])
+def test_a_longer_window_changes_nothing(tiny, options, readout):
+    """The same history in windows of 4 and of 7, where no parameter depends on the window."""
+    short, table, encode = encoder(tiny, **{**options, "readout": readout})
+    _, _, encode_longer = encoder(tiny, **{**options, "readout": readout, "max_length": 7})
+    theta_2 = short.params["encoder"]
+    longer = dict(theta_2)
+    if "positions" in theta_2:  # counted from the latest event
+        longer["positions"] = np.concatenate([np.full((3, 4), 9.0, np.float32), theta_2["positions"]])
+    np.testing.assert_allclose(
+        encode_longer(longer, table, np.pad(CONTEXT_BL, ((0, 0), (3, 0)), constant_values=7), LENGTH_B),
+        encode(theta_2, table, CONTEXT_BL, LENGTH_B),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "later"),
+    [
+        ({"encoder": "gru"}, False),
+        ({"encoder": "transformer"}, False),
+        ({"attention": "element"}, True),
+    ],
+    ids=["gru", "transformer", "attention_both_ways"],
+)
+def test_the_state_of_a_position_sees_no_later_event(tiny, options, later):
+    """Through a readout that looks at one position alone, only earlier items (and itself) have a gradient."""
+    model, table, encode = encoder(tiny, **options)
+    kernel = np.asarray(model.params["encoder"]["readout"]["W6"]["kernel"])
+    width = kernel.shape[0] // 4
+    context_BL, length_B = np.array([[1, 2, 3, 4]]), np.array([4])
+
+    def s_of(vector_ID, position):
+        window = (jnp.arange(kernel.shape[0]) // width == position)[:, None]
+        theta_2 = dict(model.params["encoder"])
+        theta_2["readout"] = {"W6": {**theta_2["readout"]["W6"], "kernel": kernel * window}}
+        return encode(theta_2, table._replace(vector_ID=vector_ID), context_BL, length_B)[0]
+
+    jacobian = jax.jit(jax.jacobian(s_of))
+    for position in range(4):
+        reach_I = np.abs(np.asarray(jacobian(table.vector_ID, position))).max(axis=(0, 2))
+        assert (reach_I[context_BL[0, :position]] > 1e-6).all()
+        assert reach_I[context_BL[0, position + 1 :]].any() == (later and position < 3)
+        assert not reach_I[[0, 5, 6, 7]].any()
+
+
+@every_encoder
+def test_order_of_items_matters_to_all_but_the_mean(tiny, options):
+    model, table, encode = encoder(tiny, **options)
+    context_BL = np.array([[1, 2, 3, 4], [3, 1, 2, 4]])
+    one, other = encode(model.params["encoder"], table, context_BL, np.array([4, 4]))
+    if options.get("encoder") == "mean":
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    else:
+        assert np.abs(np.asarray(one - other)).max() > 1e-3
+
+
+@every_encoder
+@pytest.mark.parametrize("readout", READOUTS)
+def test_an_empty_history_reads_zeros(tiny, options, readout):
+    """s_u is what the readout's biases make of zeros, and its gradient is finite."""
+    model, table, encode = encoder(tiny, **{**options, "readout": readout})
+    weights = model.params["encoder"]["readout"]
+    expected = weights["W6"]["bias"]
+    if "W7" in weights:
+        expected = np.maximum(expected, 0) @ weights["W7"]["kernel"] + weights["W7"]["bias"]
+
+    def total(theta_2):
+        return jnp.sum(encode(theta_2, table, CONTEXT_BL[4:], LENGTH_B[4:]))
+
+    s_D = encode(model.params["encoder"], table, CONTEXT_BL[4:], LENGTH_B[4:])[0]
+    np.testing.assert_allclose(s_D, expected, rtol=1e-5, atol=1e-6)
+    gradient = jax.jit(jax.grad(total))(model.params["encoder"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_output_relu_is_the_last_thing(tiny):
+    plain, table, encode = encoder(tiny)
+    _, _, encode_relu = encoder(tiny, output_relu=True)
+    arguments = (plain.params["encoder"], table, CONTEXT_BL, LENGTH_B)
+    s_BD = encode(*arguments)
+    assert (np.asarray(s_BD) < 0).any()
+    np.testing.assert_allclose(encode_relu(*arguments), jnp.maximum(s_BD, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": 64, "dropout": 0.5},
+        {"input_dropout": 0.5},
+        {"encoder": "transformer", "dropout": 0.5},
+    ],
+    ids=["hidden", "input", "transformer"],
+)
+def test_dropout_needs_a_key_and_differs_between_samples(tiny, options):
+    model, table, encode = encoder(tiny, **options)
+    theta_2 = model.params["encoder"]
+    context_BL, length_B = np.tile(CONTEXT_BL[:1], (6, 1)), np.full(6, 4)
+    still_BD = np.asarray(encode(theta_2, table, context_BL, length_B))
+    np.testing.assert_allclose(still_BD, np.tile(still_BD[:1], (6, 1)), rtol=1e-6)
+    one, again, other = (
+        np.asarray(encode(theta_2, table, context_BL, length_B, jax.random.key(seed)))
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.unique(one, axis=0).shape[0] == 6 and (one != other).any(axis=1).all()
+
+
+def test_a_key_without_dropout_changes_nothing(tiny):
+    model, table, encode = encoder(tiny, hidden=5)
+    arguments = (model.params["encoder"], table, CONTEXT_BL, LENGTH_B)
+    np.testing.assert_array_equal(encode(*arguments, jax.random.key(0)), encode(*arguments))
+
+
+def test_input_dropout_keeps_the_mean(tiny):
+    """What is kept is scaled up, so that the mean over keys is the value without dropout (the readout is linear)."""
+    model, table, encode = encoder(tiny, input_dropout=0.3)
+    context_BL, length_B = np.tile(CONTEXT_BL[:1], (4000, 1)), np.full(4000, 4)
+    s_BD = np.asarray(encode(model.params["encoder"], table, context_BL, length_B, jax.random.key(0)))
+    error_D = s_BD.std(axis=0) / 4000**0.5
+    still_D = np.asarray(encode(model.params["encoder"], table, context_BL[:1], length_B[:1]))[0]
+    assert (np.abs(s_BD.mean(axis=0) - still_D) < 5 * error_D).all() and (error_D > 1e-4).all()
+
+
+@pytest.mark.parametrize("name", ["attention", "gru", "transformer", "mean"])
+def test_every_encoder_ends_in_a_readout(tiny, name):
+    assert "readout" in tiny(model={"encoder": name}).params["encoder"]
