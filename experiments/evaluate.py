@@ -5,12 +5,16 @@ r"""Evaluates a work directory's checkpoint; nothing but the work directory is n
 Writes evaluation/rows.json, rows.csv and the rank of every case, and prints a table.
 """
 
+from importlib.util import find_spec
+
 from absl import flags
 
 from experiments import launch
 from metacsr_jax.errors import ConfigError
-from metacsr_jax.evaluate import evaluate, evaluate_baselines
-from metacsr_jax.report.table import metric_table
+from metacsr_jax.evaluate import check_baselines, evaluate, evaluate_baselines, evaluate_differences
+from metacsr_jax.report.table import difference_table, metric_table, subset_table
+from metacsr_jax.report.workdir import draw_workdir
+from metacsr_jax.workdir import read_manifest
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Written by experiments.train.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a saved step.")
@@ -28,6 +32,7 @@ def main(_: list[str]) -> None:
     for per in _ADAPT_PER.value or ():
         if per not in ("user", "group"):
             raise ConfigError(f"--adapt_per={per}: expected user, group or both")
+    check_baselines(_BASELINES.value)
     steps = _ADAPT_STEPS.value
     if steps is not None and not all(text.strip().isdigit() for text in steps):
         raise ConfigError(f"--adapt_steps={','.join(steps)}: expected whole numbers, 0 or more")
@@ -42,6 +47,19 @@ def main(_: list[str]) -> None:
     if _BASELINES.value:
         rows += evaluate_baselines(_WORKDIR.value, _BASELINES.value, _SCENARIOS.value)
     print(metric_table(rows))
+    apart = subset_table(rows)
+    if apart:
+        print(f"\nby target: seen in training or not, new to the history or repeated\n{apart}")
+    chosen = read_manifest(_WORKDIR.value).get("chosen_adapt_steps")
+    evaluated = {row["adapt_steps"] for row in rows if row["model"] == "metacsr"}
+    if chosen is not None and {0, chosen} <= evaluated:
+        compared = evaluate_differences(
+            _WORKDIR.value, baselines=_BASELINES.value, scenarios=_SCENARIOS.value
+        )
+        if compared:
+            print(f"\npaired differences\n{difference_table(compared)}")
+    if find_spec("matplotlib"):  # the `plots` extra
+        print("\npictures:", *draw_workdir(_WORKDIR.value), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -49,13 +49,20 @@ class Checkpoints:
         self._manager.wait_until_finished()
         if step in self._manager.all_steps():
             return
+        self._forget(progress.best_step)
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress._asdict())
         )
         self._manager.save(step, args=content)
-        for old in self.steps()[: -self._keep]:
-            if old not in (progress.best_step, step):
-                self._manager.delete(old)
+
+    def _forget(self, best_step: int) -> None:
+        """Deletes old steps. Only what is on disk counts, and what its newest progress calls the best is spared."""
+        saved = self.steps()
+        if not saved:
+            return
+        needed = {best_step, self.progress(saved[-1]).best_step, *saved[-self._keep :]}
+        for old in set(saved) - needed:
+            self._manager.delete(old)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""

@@ -35,10 +35,11 @@ class SyntheticConfig:
     groups: int = 4  # parts of a series; and as many cues, by which a user turns to one of them
     mean_events: float = 40.0  # events per user, geometric above min_events, at most items / 2
     min_events: int = 8
-    predictability: float = 0.8  # 0: every event is drawn from popularity alone; 1: always follows the plant
+    predictability: float = 0.9  # share of planted events; the others follow popularity alone
     transitions: bool = True  # one series follows another, alike for all users
     taste: bool = True  # which group follows which cue: a hidden permutation of each user's own
-    personal: float = 0.5  # share of cues
+    personal: float = 0.5  # share of cues at which it departs from the others'
+    attributes: bool = False  # items come with series, group and cue as features
     popularity_skew: float = 0.6  # popularity is rank ** -popularity_skew
     seed: int = 0
 
@@ -72,7 +73,7 @@ class ModelConfig:
     max_length: int = 10  # T, events of context
     # Diffusion Representer: eq. 1, algorithm 1
     diffusion: bool = True  # False: the inherent feature alone (ablation of table 5)
-    hops: int = 1  # 1 to 3
+    hops: int = 1
     aggregator: Literal["mean", "max", "sum"] = "mean"
     node_relu: bool = True  # algorithm 1, line 3
     node_norm: bool = True  # algorithm 1, line 4

@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from metacsr_jax import workdir as workdirs
 from metacsr_jax.baselines import BASELINES
 from metacsr_jax.cases import CaseBatch
+from metacsr_jax.errors import ConfigError
+from metacsr_jax.evaluation.differences import Compared, differences
 from metacsr_jax.evaluation.ranking import Ranks, rank_cases
 from metacsr_jax.evaluation.rows import Row, metric_rows, write_ranks, write_rows
 from metacsr_jax.problem import Problem, scenario_batches
@@ -55,8 +59,10 @@ def evaluate(
         for scenario in scenarios or config.evaluation.scenarios:
             for steps in adapt_steps:
                 ranks = rank_scenario(trained.problem, score, scenario, steps, size)
-                rows += _record(trained, name, scenario, steps, ranks, per)
+                suffix = "" if per == "user" else per
+                rows += _record(trained, name, scenario, steps, ranks, suffix)
     write_rows(trained.workdir, rows)
+    workdirs.update_manifest(trained.workdir, evaluated_step=trained.step)
     return rows
 
 
@@ -67,12 +73,16 @@ def evaluate_baselines(
 
     Args:
         workdir: written by training.
-        names: of `metacsr_jax.baselines.BASELINES`.
+        names: of `metacsr_jax.baselines.BASELINES`; each one's ranks are kept as `ranks-<scenario>-<name>-...`.
         scenarios: as in `evaluate`.
 
     Returns:
         The rows of the baselines.
+
+    Raises:
+        ConfigError: there is no such baseline.
     """
+    check_baselines(names)
     trained = load_trained(workdir)
     problem, rows = trained.problem, []
     for name in names:
@@ -84,8 +94,48 @@ def evaluate_baselines(
 
         for scenario in scenarios or problem.config.evaluation.scenarios:
             ranks = rank_scenario(problem, score, scenario, 0)
-            rows += _rows(trained, name, scenario, 0, ranks)
+            rows += _record(trained, name, scenario, 0, ranks, name)
     write_rows(trained.workdir, rows)
+    return rows
+
+
+def check_baselines(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that no baseline has."""
+    for name in names:
+        if name not in BASELINES:
+            raise ConfigError(f"unknown baseline {name!r}; expected some of {', '.join(BASELINES)}")
+
+
+def evaluate_differences(
+    workdir: str | os.PathLike,
+    *,
+    baselines: Sequence[str] = (),
+    scenarios: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Paired differences of what has been evaluated: the chosen adaptation steps minus none, and minus each baseline.
+
+    Args:
+        workdir: evaluated at 0 and at the chosen steps, and with these baselines.
+        baselines: as in `evaluate_baselines`.
+        scenarios: as in `evaluate`.
+
+    Returns:
+        Rows as `evaluation.differences.differences` has them; also written to `evaluation/differences.json`.
+
+    Raises:
+        WorkdirError: an evaluation that is asked for is missing.
+    """
+    config, manifest = workdirs.read_config(workdir), workdirs.read_manifest(workdir)
+    steps = manifest.get("chosen_adapt_steps", config.meta.inner_steps)
+    pairs = []
+    for scenario in scenarios or config.evaluation.scenarios:
+        chosen = Compared(f"metacsr, {steps} steps", scenario, steps)
+        if steps:
+            pairs.append((chosen, Compared("metacsr, 0 steps", scenario, 0)))
+        pairs += [(chosen, Compared(name, f"{scenario}-{name}", 0)) for name in baselines]
+    kinds = (f"sampled-{config.protocol.num_negatives}", "full")
+    rows = differences(workdir, pairs, kinds, resamples=config.evaluation.bootstrap)
+    workdirs.write_json(Path(workdir) / "evaluation" / "differences.json", rows)
     return rows
 
 
@@ -124,14 +174,14 @@ def _rows(trained: Trained, model: str, scenario: str, steps: int, ranks) -> lis
     )
 
 
-def _record(trained: Trained, model: str, scenario: str, steps: int, ranks, per: str) -> list[Row]:
+def _record(trained: Trained, model: str, scenario: str, steps: int, ranks, suffix: str) -> list[Row]:
     held_out, _ = scenario_batches(trained.problem, scenario)
     protocol = trained.problem.protocol
     write_ranks(
         trained.workdir,
         ranks,
         held_out,
-        scenario=scenario if per == "user" else f"{scenario}-{per}",
+        scenario=f"{scenario}-{suffix}" if suffix else scenario,
         adapt_steps=steps,
         user_ids=protocol.user_ids,
         item_ids=protocol.item_ids,

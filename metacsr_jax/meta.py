@@ -93,7 +93,7 @@ def split_adapted(theta_2: Params, adapted: str) -> tuple[Params, Params]:
     def chosen(path: tuple[str, ...]) -> bool:
         if adapted == "all":
             return True
-        late = path[0] in ("readout", "predictor")
+        late = path[0] in ("readout", "predictor") and path[:2] != ("readout", "W0")
         return late and not (adapted == "head" and path == ("readout", "W6", "kernel"))
 
     flat = flatten_dict(theta_2)

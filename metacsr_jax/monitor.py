@@ -21,6 +21,7 @@ class Monitor(contextlib.AbstractContextManager):
         self._file = workdir / "metrics.jsonl"
         self._pretrain_steps = train.pretrain_steps
         self._tasks = config.tasks.tasks
+        self._samples = config.tasks.pretrain_batch
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step or None)
         self._bar = tqdm(
             total=train.pretrain_steps + train.steps,
@@ -41,7 +42,9 @@ class Monitor(contextlib.AbstractContextManager):
             self._events.add_scalar(f"train/{name}", value, step)
         self._bar.set_description("pre-training" if pretraining else "meta-training")
         shown = {"loss": f"{means['loss']:.3f}"}
-        if not pretraining:
+        if pretraining:
+            shown["samples/s"] = f"{self._samples * reports.loss.size / seconds:.0f}"
+        else:
             shown["tasks/s"] = f"{rate:.0f}"
             self._events.add_scalar("train/tasks_per_second", rate, step)
         self._bar.set_postfix(shown, refresh=False)

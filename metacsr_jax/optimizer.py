@@ -54,4 +54,4 @@ def make_optimizer(config: OptimizerConfig, train: TrainConfig) -> optax.Gradien
 
 
 def _rates_mask(params: Params) -> Params:
-    return {name: jax.tree.map(lambda _: name == "rates", part) for name, part in params.items()}
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "rates", params)

@@ -128,7 +128,7 @@ _INF = math.inf
 _RANGES = (
     ("synthetic.predictability", 0, 1),
     ("protocol.regular_fraction", 0, 1),
-    ("protocol.validation_fraction", 0, 0.9),
+    ("protocol.validation_fraction", 1e-6, 0.9),
     ("protocol.time_quantile", 0, 1),
     ("protocol.keep_new", 2, _INF),
     ("protocol.num_negatives", 1, _INF),
@@ -136,7 +136,7 @@ _RANGES = (
     ("protocol.warm_support", 0, _INF),
     ("model.dim", 1, _INF),
     ("model.max_length", 1, _INF),
-    ("model.hops", 1, 3),
+    ("model.hops", 1, _INF),
     ("model.attention_dim", 0, _INF),
     ("model.compress", 0, _INF),
     ("model.hidden", 0, _INF),

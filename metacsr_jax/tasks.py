@@ -113,7 +113,7 @@ def draw_tasks(
     def part(start, stop):
         def cut(array):
             piece = array[:, start:stop]
-            return piece.reshape((config.tasks, config.way * (stop - start)) + array.shape[2:])
+            return piece.reshape((config.tasks, config.way * (stop - start), *array.shape[2:]))
 
         owner = jnp.broadcast_to(user_W[:, None], place_WK.shape)
         return jax.tree.map(cut, samples), cut(owner)

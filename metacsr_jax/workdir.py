@@ -38,12 +38,16 @@ def open_workdir(path: str | os.PathLike, config: Config) -> Path:
         raise WorkdirError(f"{workdir}: is a file, expected a directory or nothing")
     if (workdir / "config.json").exists():
         different = settings.differences(read_config(workdir), config)
-        if different:
+        # Where the first start failed (no such log, say), nothing is built that a corrected command could contradict.
+        begun = (workdir / "protocol" / "manifest.json").exists() or (workdir / "checkpoints").exists()
+        if different and begun:
             shown = "; ".join(different[:5])
             raise WorkdirError(
                 f"{workdir}: belongs to another configuration (there, here): {shown}. "
                 "Use another --workdir, or remove this one."
             )
+        if different:
+            write_json(workdir / "config.json", settings.to_dict(config))
         return workdir
     # A run killed while it made the directory leaves no more than the draft of config.json.
     if workdir.exists() and any(entry.name != ".config.json.partial" for entry in workdir.iterdir()):

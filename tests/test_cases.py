@@ -31,7 +31,7 @@ def test_by_hand():
     assert batch.known_BH.tolist() == [[5, 6, 7, 8, 9], [4, 0, 0, 0, 0], [0] * 5, [2, 3, 0, 0, 0]]
     assert batch.known_count_B.tolist() == [5, 1, 0, 2]
     dtypes = {name: field.dtype for name, field in batch._asdict().items()}
-    assert dtypes.pop("support_mask_BK") == bool and dtypes.pop("seed_B") == np.uint32
+    assert dtypes.pop("support_mask_BK") == np.dtype(bool) and dtypes.pop("seed_B") == np.uint32
     assert set(dtypes.values()) == {np.dtype(np.int32)}
 
 

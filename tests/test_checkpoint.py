@@ -84,7 +84,10 @@ def test_a_best_step_that_was_removed_is_refused(checkpoints):
     save(checkpoints, 2, 4, best=2)
     with contextlib.closing(Checkpoints(checkpoints._directory, 2)) as again:
         shutil.rmtree(checkpoints._directory / "2")
-        with contextlib.closing(Checkpoints(checkpoints._directory, 2)) as later, pytest.raises(WorkdirError):
+        with (
+            contextlib.closing(Checkpoints(checkpoints._directory, 2)) as later,
+            pytest.raises(WorkdirError),
+        ):
             later.resolve("best")
         assert again.resolve("last") == 4
 

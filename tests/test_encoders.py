@@ -7,9 +7,9 @@ import pytest
 
 ENCODERS = {
     "element": {},
-    "feature": {"attention": "feature", "readout_items": True, "hidden": 5, "compress": 3},
+    "feature": {"attention": "feature", "readout_items": True, "hidden": 24, "compress": 3},
     "gru": {"encoder": "gru"},
-    "transformer": {"encoder": "transformer"},
+    "transformer": {"encoder": "transformer", "layers": 1},
     "mean": {"encoder": "mean"},
 }
 READOUTS = ("flatten", "last", "mean")
@@ -18,17 +18,26 @@ CONTEXT_BL = np.array([[1, 2, 3, 4], [0, 5, 6, 1], [0, 0, 2, 7], [0, 0, 0, 3], [
 LENGTH_B = np.array([4, 3, 2, 1, 0])
 
 
-def encoder(tiny, **options):
-    """A tiny model and its jitted (theta_2, table, context, length) -> s."""
-    model = tiny(seed=5, model={"output_relu": False, "distance": "linear", **options})
-    table = model.network.represent(model.params["representer"], model.inputs)
-    return model, table, jax.jit(model.network.encode)
+@pytest.fixture(scope="module")
+def encoder(tiny):
+    """Gives, once per set of options, a tiny model, its table and a jitted (theta_2, table, context, length) -> s."""
+    built = {}
+
+    def build(**options):
+        name = tuple(sorted(options.items()))
+        if name not in built:
+            model = tiny(seed=5, model={"output_relu": False, "distance": "linear", **options})
+            table = model.network.represent(model.params["representer"], model.inputs)
+            built[name] = model, table, jax.jit(model.network.encode)
+        return built[name]
+
+    return build
 
 
 @every_encoder
 @pytest.mark.parametrize("readout", READOUTS)
-def test_what_lies_under_the_padding_does_not_matter(tiny, options, readout):
-    model, table, encode = encoder(tiny, **{**options, "readout": readout})
+def test_what_lies_under_the_padding_does_not_matter(encoder, options, readout):
+    model, table, encode = encoder(**{**options, "readout": readout})
     theta_2 = model.params["encoder"]
     padding = np.arange(4) < 4 - LENGTH_B[:, None]
     garbage_BL = np.where(padding, np.random.default_rng(0).integers(0, 8, (5, 4)), CONTEXT_BL)
@@ -39,8 +48,8 @@ def test_what_lies_under_the_padding_does_not_matter(tiny, options, readout):
 
 
 @every_encoder
-def test_vectors_that_only_padding_names_get_no_gradient(tiny, options):
-    model, table, encode = encoder(tiny, **options)
+def test_vectors_that_only_padding_names_get_no_gradient(encoder, options):
+    model, table, encode = encoder(**options)
     context_BL = np.where(np.arange(4) < 4 - LENGTH_B[:, None], 6, np.where(CONTEXT_BL == 6, 5, CONTEXT_BL))
 
     def total(vector_ID):
@@ -54,10 +63,10 @@ def test_vectors_that_only_padding_names_get_no_gradient(tiny, options):
 
 @every_encoder
 @pytest.mark.parametrize("readout", ["last", "mean"])
-def test_a_longer_window_changes_nothing(tiny, options, readout):
+def test_a_longer_window_changes_nothing(encoder, options, readout):
     """The same history in windows of 4 and of 7, where no parameter depends on the window."""
-    short, table, encode = encoder(tiny, **{**options, "readout": readout})
-    _, _, encode_longer = encoder(tiny, **{**options, "readout": readout, "max_length": 7})
+    short, table, encode = encoder(**{**options, "readout": readout})
+    _, _, encode_longer = encoder(**{**options, "readout": readout, "max_length": 7})
     theta_2 = short.params["encoder"]
     longer = dict(theta_2)
     if "positions" in theta_2:  # counted from the latest event
@@ -74,14 +83,14 @@ def test_a_longer_window_changes_nothing(tiny, options, readout):
     ("options", "later"),
     [
         ({"encoder": "gru"}, False),
-        ({"encoder": "transformer"}, False),
+        ({"encoder": "transformer", "layers": 2}, False),
         ({"attention": "element"}, True),
     ],
     ids=["gru", "transformer", "attention_both_ways"],
 )
-def test_the_state_of_a_position_sees_no_later_event(tiny, options, later):
+def test_the_state_of_a_position_sees_no_later_event(encoder, options, later):
     """Through a readout that looks at one position alone, only earlier items (and itself) have a gradient."""
-    model, table, encode = encoder(tiny, **options)
+    model, table, encode = encoder(**options)
     kernel = np.asarray(model.params["encoder"]["readout"]["W6"]["kernel"])
     width = kernel.shape[0] // 4
     context_BL, length_B = np.array([[1, 2, 3, 4]]), np.array([4])
@@ -101,10 +110,11 @@ def test_the_state_of_a_position_sees_no_later_event(tiny, options, later):
 
 
 @every_encoder
-def test_order_of_items_matters_to_all_but_the_mean(tiny, options):
-    model, table, encode = encoder(tiny, **options)
+def test_order_of_items_matters_to_all_but_the_mean(encoder, options):
+    model, table, encode = encoder(**options)
     context_BL = np.array([[1, 2, 3, 4], [3, 1, 2, 4]])
-    one, other = encode(model.params["encoder"], table, context_BL, np.array([4, 4]))
+    context_BL = np.concatenate([context_BL, CONTEXT_BL[2:]])
+    one, other, *_ = encode(model.params["encoder"], table, context_BL, np.array([4, 4, 2, 1, 0]))
     if options.get("encoder") == "mean":
         np.testing.assert_allclose(one, other, rtol=1e-5)
     else:
@@ -113,26 +123,33 @@ def test_order_of_items_matters_to_all_but_the_mean(tiny, options):
 
 @every_encoder
 @pytest.mark.parametrize("readout", READOUTS)
-def test_an_empty_history_reads_zeros(tiny, options, readout):
-    """s_u is what the readout's biases make of zeros, and its gradient is finite."""
-    model, table, encode = encoder(tiny, **{**options, "readout": readout})
+def test_an_empty_history_reads_zeros(encoder, options, readout):
+    """s_u is what the readout's biases make of zeros."""
+    model, table, encode = encoder(**{**options, "readout": readout})
     weights = model.params["encoder"]["readout"]
     expected = weights["W6"]["bias"]
     if "W7" in weights:
         expected = np.maximum(expected, 0) @ weights["W7"]["kernel"] + weights["W7"]["bias"]
+    s_BD = encode(model.params["encoder"], table, CONTEXT_BL, LENGTH_B)
+    np.testing.assert_allclose(s_BD[4], expected, rtol=1e-5, atol=1e-6)
 
-    def total(theta_2):
-        return jnp.sum(encode(theta_2, table, CONTEXT_BL[4:], LENGTH_B[4:]))
 
-    s_D = encode(model.params["encoder"], table, CONTEXT_BL[4:], LENGTH_B[4:])[0]
-    np.testing.assert_allclose(s_D, expected, rtol=1e-5, atol=1e-6)
-    gradient = jax.jit(jax.grad(total))(model.params["encoder"])
+@every_encoder
+def test_an_empty_history_has_finite_gradients(encoder, options):
+    model, table, encode = encoder(**options)
+
+    def total(theta_2, vector_ID):
+        s_BD = encode(theta_2, table._replace(vector_ID=vector_ID), CONTEXT_BL, LENGTH_B)
+        return jnp.sum(s_BD[4] ** 2)
+
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1)))(model.params["encoder"], table.vector_ID)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert not np.asarray(gradient[1]).any()
 
 
-def test_output_relu_is_the_last_thing(tiny):
-    plain, table, encode = encoder(tiny)
-    _, _, encode_relu = encoder(tiny, output_relu=True)
+def test_output_relu_is_the_last_thing(encoder):
+    plain, table, encode = encoder()
+    _, _, encode_relu = encoder(output_relu=True)
     arguments = (plain.params["encoder"], table, CONTEXT_BL, LENGTH_B)
     s_BD = encode(*arguments)
     assert (np.asarray(s_BD) < 0).any()
@@ -144,12 +161,12 @@ def test_output_relu_is_the_last_thing(tiny):
     [
         {"hidden": 64, "dropout": 0.5},
         {"input_dropout": 0.5},
-        {"encoder": "transformer", "dropout": 0.5},
+        {"encoder": "transformer", "layers": 1, "dropout": 0.5},
     ],
     ids=["hidden", "input", "transformer"],
 )
-def test_dropout_needs_a_key_and_differs_between_samples(tiny, options):
-    model, table, encode = encoder(tiny, **options)
+def test_dropout_needs_a_key_and_differs_between_samples(encoder, options):
+    model, table, encode = encoder(**options)
     theta_2 = model.params["encoder"]
     context_BL, length_B = np.tile(CONTEXT_BL[:1], (6, 1)), np.full(6, 4)
     still_BD = np.asarray(encode(theta_2, table, context_BL, length_B))
@@ -162,15 +179,15 @@ def test_dropout_needs_a_key_and_differs_between_samples(tiny, options):
     assert np.unique(one, axis=0).shape[0] == 6 and (one != other).any(axis=1).all()
 
 
-def test_a_key_without_dropout_changes_nothing(tiny):
-    model, table, encode = encoder(tiny, hidden=5)
+def test_a_key_without_dropout_changes_nothing(encoder):
+    model, table, encode = encoder(hidden=5)
     arguments = (model.params["encoder"], table, CONTEXT_BL, LENGTH_B)
     np.testing.assert_array_equal(encode(*arguments, jax.random.key(0)), encode(*arguments))
 
 
-def test_input_dropout_keeps_the_mean(tiny):
+def test_input_dropout_keeps_the_mean(encoder):
     """What is kept is scaled up, so that the mean over keys is the value without dropout (the readout is linear)."""
-    model, table, encode = encoder(tiny, input_dropout=0.3)
+    model, table, encode = encoder(input_dropout=0.3)
     context_BL, length_B = np.tile(CONTEXT_BL[:1], (4000, 1)), np.full(4000, 4)
     s_BD = np.asarray(encode(model.params["encoder"], table, context_BL, length_B, jax.random.key(0)))
     error_D = s_BD.std(axis=0) / 4000**0.5

@@ -18,7 +18,9 @@ def test_every_preset_is_valid_and_named(name):
 
 
 def test_every_log_has_both_variants_and_its_bare_name_is_the_tuned_one():
-    assert set(presets.PRESETS) == {f"{log}/{variant}" for log in LOGS for variant in ("paper", "tuned")}
+    assert set(presets.PRESETS) == {
+        f"{log}/{variant}" for log in LOGS for variant in ("paper", "tuned")
+    }
     for log in LOGS:
         assert presets.preset(log) == presets.preset(f"{log}/tuned")
 
@@ -26,10 +28,23 @@ def test_every_log_has_both_variants_and_its_bare_name_is_the_tuned_one():
 def test_paper_is_section_4_1_2():
     config = presets.preset("movielens-1m/paper")
     assert (config.model.dim, config.model.hops, config.model.aggregator) == (128, 1, "mean")
-    assert (config.tasks.tasks, config.tasks.way, config.tasks.support, config.tasks.query) == (16, 15, 5, 15)
+    assert (config.tasks.tasks, config.tasks.way, config.tasks.support, config.tasks.query) == (
+        16,
+        15,
+        5,
+        15,
+    )
     assert (config.loss.name, config.loss.negatives) == ("bpr", 100)
-    assert (config.meta.method, config.meta.inner_steps, config.meta.inner_rate) == ("maml", 1, 1e-4)
-    assert (config.optimizer.rate, config.optimizer.weight_decay, config.optimizer.decay) == (1e-2, 5e-4, "coupled")
+    assert (config.meta.method, config.meta.inner_steps, config.meta.inner_rate) == (
+        "maml",
+        1,
+        1e-4,
+    )
+    assert (config.optimizer.rate, config.optimizer.weight_decay, config.optimizer.decay) == (
+        1e-2,
+        5e-4,
+        "coupled",
+    )
     assert config.model.node_relu and config.model.node_norm and config.model.output_relu
     assert set(config.evaluation.adapt_per) == {"user", "group"}
 
@@ -48,7 +63,12 @@ def test_the_tuned_presets_keep_an_inner_loop():
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("movilens-1m/tuned", "movielens-1m/tuned"), ("synthetic/papers", "synthetic/paper"), ("lastfm", "lastfm-1week/tuned"), ("", "")],
+    [
+        ("movilens-1m/tuned", "movielens-1m/tuned"),
+        ("synthetic/papers", "synthetic/paper"),
+        ("lastfm", "lastfm-1week/tuned"),
+        ("", ""),
+    ],
 )
 def test_unknown_presets_are_refused_with_the_nearest(name, near):
     with pytest.raises(ConfigError) as caught:
@@ -61,7 +81,9 @@ def test_only_the_synthetic_presets_bring_a_log():
         load_log(presets.preset("movielens-1m/paper"))
     with pytest.raises(DataError, match=r"nowhere\.csv"):
         load_log(settings.override(presets.preset("custom/paper"), ["data.path=nowhere.csv"]))
-    small = settings.override(presets.preset("synthetic/paper"), ["synthetic.users=30", "data.name=mine"])
+    small = settings.override(
+        presets.preset("synthetic/paper"), ["synthetic.users=30", "data.name=mine"]
+    )
     log = load_log(small)
     assert (log.num_users, log.name) == (30, "mine")
 

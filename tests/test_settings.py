@@ -12,7 +12,11 @@ from metacsr_jax import settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
 
-NAMES = [f"{section}.{field.name}" for section, kind in settings.SECTIONS.items() for field in dataclasses.fields(kind)]
+NAMES = [
+    f"{section}.{field.name}"
+    for section, kind in settings.SECTIONS.items()
+    for field in dataclasses.fields(kind)
+]
 
 
 def value_of(config: Config, name: str):
@@ -136,9 +140,18 @@ def valid(name: str) -> st.SearchStrategy:
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        element = st.integers(0, 9) if typing.get_args(kind)[0] is int else st.sampled_from(["cold", "warm", "user", "group"])
+        element = (
+            st.integers(0, 9)
+            if typing.get_args(kind)[0] is int
+            else st.sampled_from(["cold", "warm", "user", "group"])
+        )
         return st.lists(element, max_size=3).map(tuple)
-    of = {bool: st.booleans(), int: st.integers(-5, 1000), float: st.floats(-1, 10, width=32), str: st.text(max_size=8)}
+    of = {
+        bool: st.booleans(),
+        int: st.integers(-5, 1000),
+        float: st.floats(-1, 10, width=32),
+        str: st.text(max_size=8),
+    }
     return of[kind]
 
 
@@ -165,4 +178,6 @@ def test_a_shorter_config_takes_defaults_and_an_unknown_entry_is_refused():
 def test_the_name_of_the_preset_is_no_difference():
     one = Config()
     assert settings.differences(one, settings.renamed(one, "other")) == []
-    assert len(settings.differences(one, settings.override(one, ["model.dim=8", "train.seed=3"]))) == 2
+    assert (
+        len(settings.differences(one, settings.override(one, ["model.dim=8", "train.seed=3"]))) == 2
+    )

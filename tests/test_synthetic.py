@@ -28,14 +28,20 @@ def users_of(log) -> list[np.ndarray]:
     return np.split(item_E, np.cumsum(np.bincount(log.user_E))[:-1])
 
 
-def cells_of(config: SyntheticConfig, log) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Group and series of each user's events."""
+def hidden_items(config: SyntheticConfig, log) -> list[np.ndarray]:
+    """Items of each user, in the plant's hidden order."""
+    place_of_id = np.zeros(config.items + 1, int)
+    place_of_id[plant(config).item_id_I] = np.arange(config.items)
+    return [place_of_id[item_T] for item_T in users_of(log)]
+
+
+def planted_steps(config: SyntheticConfig, log) -> list[np.ndarray]:
+    """For each user, which events after the first lie in the cell that the plant expects."""
     hidden = plant(config)
-    cell_of_id = np.zeros(config.items + 1, int)
-    cell_of_id[hidden.item_id_I] = np.repeat(
-        np.arange(config.groups * config.series), np.diff(hidden.bound_C1)
-    )
-    return [np.divmod(cell_of_id[item_T], config.series) for item_T in users_of(log)]
+    return [
+        hidden.cell_I[item_T[1:]] == hidden.next_cell(user, item_T[:-1])
+        for user, item_T in enumerate(hidden_items(config, log))
+    ]
 
 
 def auc(score_NI: np.ndarray, held) -> np.ndarray:
@@ -91,7 +97,8 @@ def test_same_seed_same_log_and_other_seed_other_log():
 @given(
     users=st.integers(2, 40),
     items=st.integers(16, 60),
-    groups=st.sampled_from([2, 5, 6, 11]),
+    series=st.integers(1, 4),
+    groups=st.integers(1, 4),
     min_events=st.integers(2, 8),
     extra=st.floats(0, 30),
     predictability=st.floats(0, 1),
@@ -101,7 +108,7 @@ def test_same_seed_same_log_and_other_seed_other_log():
     seed=st.integers(0, 2**32),
 )
 def test_every_log_is_well_formed(extra, **kwargs):
-    config = SyntheticConfig(series=1, rules=1, mean_events=kwargs["min_events"] + extra, **kwargs)
+    config = SyntheticConfig(mean_events=kwargs["min_events"] + extra, **kwargs)
     log = generate(config)
     assert log.rating_E is None
     np.testing.assert_array_equal(log.user_ids, np.arange(1, config.users + 1))
@@ -161,9 +168,6 @@ def test_noise_is_drawn_by_popularity_without_replacement():
         NOISE,
         users=30_000,
         items=12,
-        groups=2,
-        series=1,
-        rules=1,
         min_events=2,
         mean_events=2,
         popularity_skew=1.5,
@@ -189,9 +193,6 @@ def test_a_used_up_head_leaves_the_tail_in_proportion():
         NOISE,
         users=20_000,
         items=6,
-        groups=2,
-        series=1,
-        rules=1,
         min_events=3,
         mean_events=3,
         popularity_skew=4,

@@ -1,8 +1,10 @@
 """Training end to end: stopping and resuming, early stopping, non-finite losses, compilation, every variant."""
 
+import contextlib
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -13,7 +15,6 @@ from tiny import (
     config,
     copy,
     flags,
-    launch,
     records,
     saved_state,
     started,
@@ -23,6 +24,7 @@ from tiny import (
 
 from metacsr_jax import train as training
 from metacsr_jax import workdir as workdirs
+from metacsr_jax.checkpoint import Checkpoints
 from metacsr_jax.errors import NonFiniteError, WorkdirError
 from metacsr_jax.evaluate import evaluate
 from metacsr_jax.log import load_log
@@ -67,17 +69,32 @@ def compiled():
 def test_a_run_leaves_the_parts_of_a_work_directory():
     workdir = trained()
     parts = {entry.name for entry in workdir.iterdir()}
-    assert {"config.json", "manifest.json", "protocol", "checkpoints", "metrics.jsonl", "events"} <= parts
+    assert {
+        "config.json",
+        "manifest.json",
+        "protocol",
+        "checkpoints",
+        "metrics.jsonl",
+        "events",
+    } <= parts
     manifest = workdirs.read_manifest(workdir)
     assert (manifest["status"], manifest["step"], manifest["seed"]) == ("finished", 12, 0)
     assert manifest["model"] == "metacsr" and manifest["dataset"] == "synthetic"
-    assert manifest["chosen_adapt_steps"] in (0, 1) and manifest["protocol"] and manifest["versions"]
+    assert (
+        manifest["chosen_adapt_steps"] in (0, 1) and manifest["protocol"] and manifest["versions"]
+    )
     lines = records(workdir)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
     assert [line["phase"] for line in lines if "loss" in line] == ["pretrain"] * 2 + ["meta"] * 4
     validated = {line["step"]: line["validation"] for line in lines if "validation" in line}
-    assert {step: set(by_steps) for step, by_steps in validated.items()} == {4: {"0"}, 8: {"0", "1"}, 12: {"0", "1"}}
-    by_map = max((8, 12), key=lambda step: max(metrics["map"] for metrics in validated[step].values()))
+    assert {step: set(by_steps) for step, by_steps in validated.items()} == {
+        4: {"0"},
+        8: {"0", "1"},
+        12: {"0", "1"},
+    }
+    by_map = max(
+        (8, 12), key=lambda step: max(metrics["map"] for metrics in validated[step].values())
+    )
     assert manifest["best_step"] == by_map
     assert manifest["validation"] == validated[by_map]
     assert list((workdir / "events").glob("events.out.tfevents.*"))
@@ -94,11 +111,14 @@ def test_training_changes_every_part_and_repeats_to_the_bit(tmp_path):
 
 
 def test_another_seed_gives_another_model_on_the_same_protocol(tmp_path):
-    train(tmp_path / "one", config(train__seed=1, train__steps=2, train__pretrain_steps=0))
+    train(tmp_path / "one", config(train__seed=1, train__steps=2))
     manifest = workdirs.read_manifest(tmp_path / "one")
     assert manifest["seed"] == 1
     assert manifest["protocol"] == workdirs.read_manifest(trained())["protocol"]
-    tables = [saved_state(path).params["representer"]["item_embedding"] for path in (trained(), tmp_path / "one")]
+    tables = [
+        saved_state(path).params["representer"]["item_embedding"]
+        for path in (trained(), tmp_path / "one")
+    ]
     assert (tables[0] != tables[1]).any()
 
 
@@ -169,56 +189,98 @@ def test_a_run_that_dies_anywhere_resumes_to_the_same_bits(tmp_path, monkeypatch
     assert_same_run(trained(), tmp_path / "run")
 
 
-def test_a_process_killed_three_times_then_interrupted_ends_in_the_same_bits(tmp_path):
-    """SIGKILL in the midst of it, whatever it is doing; SIGINT; then the same command to its end."""
+@pytest.mark.parametrize("at", [2, 6, 10])
+def test_what_a_kill_leaves_in_the_midst_of_a_save_resumes_to_the_same_bits(
+    tmp_path, monkeypatch, at
+):
+    """The directory as it lies while the checkpointer writes in the background."""
+    save = Checkpoints.save
+
+    def snapshot(self, state, progress):
+        step = int(state.step)
+        save(self, state, progress)
+        if step == at:
+            with contextlib.suppress(shutil.Error):  # files that were renamed meanwhile
+                copy(tmp_path / "run", tmp_path / "killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", snapshot)
+        train(tmp_path / "run", config())
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "lo')
+    said = train(tmp_path / "killed", config()).said
+    assert (
+        any(line == f"resumed from step {step}" for line in said for step in (at - 2, at))
+        or at == 2
+    )
+    assert_same_run(trained(), tmp_path / "killed")
+
+
+def test_a_process_killed_and_another_interrupted_end_in_the_same_bits(tmp_path):
+    """SIGKILL in the midst of it, whatever it is doing; the same command and SIGINT; then the rest."""
     workdir = tmp_path / "run"
     arguments = (*flags("tuned"), f"--workdir={workdir}")
-    generator = np.random.default_rng(0)
-    for kill in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
-        lines = len(records(workdir))
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         with started("train", *arguments) as process:
-            while len(records(workdir)) == lines and process.poll() is None:
-                if lines and len(records(workdir)) < lines:
-                    lines = len(records(workdir))
-                signal.sigtimedwait([], 0.005)
-            if kill == signal.SIGKILL:
-                signal.sigtimedwait([], float(generator.uniform(0, 0.05)))
-            process.send_signal(kill)
-            out, err = process.communicate(timeout=120)
+            beginning = (workdir / "metrics.jsonl").stat().st_mtime_ns if records(workdir) else 0
+            deadline = time.monotonic() + 240
+            while process.poll() is None and time.monotonic() < deadline:
+                if records(workdir) and (workdir / "metrics.jsonl").stat().st_mtime_ns != beginning:
+                    break
+                time.sleep(0.002)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=240)
         if process.returncode == 0:
             break  # it was faster
-        assert process.returncode == (-signal.SIGKILL if kill == signal.SIGKILL else 130), err
-        if kill == signal.SIGINT:
-            assert "interrupted at step" in out and "Traceback" not in err
-    saved = [int(entry.name) for entry in (workdir / "checkpoints").iterdir() if entry.name.isdigit()]
-    last = launch("train", *arguments)
-    assert last.returncode == 0, last.stderr
-    assert f"resumed from step {max(saved)}" in last.stdout or "nothing to do" in last.stdout
+        assert process.returncode == code, err
+        if number == signal.SIGINT:
+            assert "interrupted at step" in out and "saved" in out
+            assert "Traceback" not in err
+    saved = [
+        int(entry.name) for entry in (workdir / "checkpoints").glob("*") if entry.name.isdigit()
+    ]
+    last = train(workdir, config())
+    assert f"resumed from step {max(saved)}" in last.said or "nothing to do" in last.said[-1]
     assert_same_run(trained(), workdir)
 
 
 def test_early_stopping_waits_for_patience_and_survives_a_kill(tmp_path, monkeypatch):
-    changes = {
-        "train__patience": 1,
-        "train__steps": 40,
-        "train__pretrain_steps": 0,
-        "optimizer__rate": 1e-12,  # nothing learned, so that no validation after the first is better
-        "optimizer__weight_decay": 0.0,
-        "optimizer__schedule": "constant",
-        "optimizer__warmup": 0,
-    }
-    run = train(tmp_path / "run", config(**changes))
-    assert (run.result.status, run.result.step, run.result.best_step) == ("finished", 8, 4)
+    maps = {
+        6: 0.1,
+        8: 0.3,
+        10: 0.2,
+        12: 0.2,
+        14: 0.1,
+        16: 0.9,
+    }  # by step: the best one, two worse, the end
+
+    def scripted(problem):
+        steps = iter(sorted(maps))
+        step = {"at": 4}
+
+        def validate(params, adapt_steps):
+            if tuple(adapt_steps) == (0,):
+                return {0: {"auc": 0.5, "map": 0.05}}  # while pre-training
+            step["at"] = next(steps, step["at"])
+            return {0: {"auc": 0.5, "map": maps[step["at"]]}, 1: {"auc": 0.5, "map": 0.0}}
+
+        return validate
+
+    monkeypatch.setattr(training, "make_validation", scripted)
+    patient = config(train__patience=2, train__steps=12, train__validate_every=2)
+    run = train(tmp_path / "run", patient)
+    assert (run.result.status, run.result.step, run.result.best_step) == ("finished", 12, 8)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(training, "_finish", lambda *arguments: 1 // 0)
-        train(tmp_path / "killed", config(**changes))
-    again = train(tmp_path / "killed", config(**changes))
-    assert "resumed from step 8" in again.said and again.result.step == 8
-    assert_same_run(tmp_path / "run", tmp_path / "killed")
+        train(tmp_path / "killed", patient)
+    again = train(tmp_path / "killed", patient)
+    assert "resumed from step 12" in again.said
+    assert (again.result.step, again.result.best_step) == (12, 8)
+    assert_same_bits(saved_state(tmp_path / "run"), saved_state(tmp_path / "killed"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_norms(tmp_path):
-    bad = config(optimizer__rate=1e30, optimizer__clip=0.0, optimizer__warmup=0, train__pretrain_steps=0)
+    bad = config(optimizer__pretrain_rate=1e30)
     with pytest.raises(NonFiniteError) as caught:
         train(tmp_path / "run", bad)
     for part in ("step 2", "loss", "gradient norm", "parameter norm", "optimizer.rate"):
@@ -235,7 +297,9 @@ def test_nothing_compiles_after_each_phase_has_begun(tmp_path, at_chunk, compile
     assert compiled, "the listener hears of compilations"
     # Steps 2 and 4 pre-train, 4 validates at 0 steps; 10 is the first of meta-training, 12 validates at 0 and 1.
     assert counts[8] == counts[6], "pre-training"
-    assert counts[24] == counts[22] == counts[20] == counts[18] == counts[16] == counts[14], "meta-training"
+    assert counts[24] == counts[22] == counts[20] == counts[18] == counts[16] == counts[14], (
+        "meta-training"
+    )
 
 
 def test_the_loop_refuses_implicit_transfers(tmp_path, monkeypatch):
@@ -253,10 +317,17 @@ def test_the_loop_refuses_implicit_transfers(tmp_path, monkeypatch):
 VARIANTS = {
     "maml, gru": {"meta__method": "maml", "model__encoder": "gru", "meta__inner_rate": 0.01},
     "reptile, transformer": {"meta__method": "reptile", "model__encoder": "transformer"},
-    "fomaml, without attention (table 5)": {"meta__method": "fomaml", "model__encoder": "mean"},
+    "fomaml, bce, without attention (table 5)": {
+        "meta__method": "fomaml",
+        "model__encoder": "mean",
+        "loss__name": "bce",
+    },
     "anil, without diffusion (table 5)": {"meta__method": "anil", "model__diffusion": False},
-    "without meta-learning (table 5)": {"meta__method": "none"},
-    "bce, two hops, max": {"loss__name": "bce", "model__hops": 2, "model__aggregator": "max"},
+    "two hops, max, without meta-learning (table 5)": {
+        "meta__method": "none",
+        "model__hops": 2,
+        "model__aggregator": "max",
+    },
     "as printed, mlp, feature-wise": {"model__predictor": "mlp", "model__attention": "feature"},
 }
 
@@ -264,14 +335,19 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_trains_and_evaluates(tmp_path, name):
     kind = "paper" if name.startswith("as printed") else "tuned"
-    start = {"train__pretrain_steps": 0} if kind == "tuned" else {}
-    short = {"train__steps": 4, "evaluation__batch": 12, "evaluation__adapt_steps": "1", **start}
+    short = {"train__steps": 4, "evaluation__batch": 12, "evaluation__adapt_steps": "1"}
+    if kind == "tuned":
+        short["train__pretrain_steps"] = 0
     run = train(tmp_path / "run", config(kind, **short, **VARIANTS[name]))
     assert run.result.status == "finished"
     losses = [line for line in records(run.result.workdir) if "loss" in line]
     assert all(np.isfinite(line["loss"]) for line in losses)
     shifts = [line["shift"] for line in losses]
-    assert all(shift == 0 for shift in shifts) if "without meta" in name else all(shift > 0 for shift in shifts)
+    assert (
+        all(shift == 0 for shift in shifts)
+        if "without meta" in name
+        else all(shift > 0 for shift in shifts)
+    )
     rows = evaluate(run.result.workdir, scenarios=["cold"], adapt_steps=[1], adapt_per=["user"])
     assert len(rows) and all(np.isfinite(row["value"]) for row in rows)
     parameters = load_trained(run.result.workdir).params["representer"]
@@ -282,11 +358,18 @@ def test_features_from_files_reach_the_model(tmp_path):
     """Features of an item or of a user change the table of items; their projections are parameters of theta_1."""
     plain = load_log(config())
     generator = np.random.default_rng(0)
-    rows = zip(plain.user_ids[plain.user_E], plain.item_ids[plain.item_E], plain.time_E, strict=True)
-    (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    rows = zip(
+        plain.user_ids[plain.user_E], plain.item_ids[plain.item_E], plain.time_E, strict=True
+    )
+    (tmp_path / "log.csv").write_text(
+        "user,item,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
+    )
     paths = {"item": plain.item_ids, "user": plain.user_ids}
     for side, ids in paths.items():
-        lines = [f"{one},{a:.3f},{b:.3f}\n" for one, (a, b) in zip(ids, generator.random((ids.size, 2)), strict=True)]
+        lines = [
+            f"{one},{a:.3f},{b:.3f}\n"
+            for one, (a, b) in zip(ids, generator.random((ids.size, 2)), strict=True)
+        ]
         (tmp_path / f"{side}.csv").write_text(f"{side},a,b\n" + "".join(lines))
     with_files = config(
         data__path=str(tmp_path / "log.csv"),
@@ -296,7 +379,8 @@ def test_features_from_files_reach_the_model(tmp_path):
     protocol = build_protocol(load_log(with_files), with_files.protocol)
     problem = make_problem(protocol, with_files)
     optimizer = training.make_optimizer(with_files.optimizer, with_files.train)
-    theta_1 = training.initial_state(problem, optimizer).params["representer"]
+    state = jax.jit(lambda: training.initial_state(problem, optimizer))()
+    theta_1 = state.params["representer"]
     assert theta_1["item_features"]["kernel"].shape == (2, 8)
     assert theta_1["user_features"]["kernel"].shape == (2, 8)
     inputs = problem.data.inputs
@@ -305,13 +389,10 @@ def test_features_from_files_reach_the_model(tmp_path):
         other = inputs._replace(**{name: getattr(inputs, name) + 1.0})
         changed = problem.network.represent(theta_1, other).vector_ID
         assert not np.allclose(changed, table, atol=1e-4), name
-    result = train(tmp_path / "run", with_files).result
-    before = theta_1["item_features"]["kernel"]
-    assert (saved_state(result.workdir).params["representer"]["item_features"]["kernel"] != before).any()
 
 
 def test_fit_takes_a_log_as_it_is_and_asks_for_it_only_once(tmp_path, at_chunk):
-    small = config(train__pretrain_steps=0, train__steps=4)
+    small = config(train__steps=2)
     at_chunk(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None)
     training.fit(load_log(small), small, tmp_path / "run", progress=False, say=lambda line: None)
     at_chunk(lambda step: None)

@@ -17,12 +17,20 @@ def test_a_new_directory_gets_the_configuration_and_opens_again(tmp_path):
 
 def test_another_configuration_is_refused_by_the_names_of_its_settings(tmp_path):
     path = workdir.open_workdir(tmp_path / "one", config())
+    (path / "protocol").mkdir()
+    (path / "protocol" / "manifest.json").write_text("{}")
     before = (path / "config.json").read_bytes()
     with pytest.raises(WorkdirError) as caught:
         workdir.open_workdir(path, config(model__dim=16, train__seed=7))
     for part in (str(path), "model.dim: 8, 16", "train.seed: 0, 7", "another configuration"):
         assert part in str(caught.value)
     assert (path / "config.json").read_bytes() == before
+
+
+def test_a_start_that_built_nothing_may_be_corrected(tmp_path):
+    path = workdir.open_workdir(tmp_path / "one", config(data__path="nowhere.csv"))
+    workdir.open_workdir(path, config())
+    assert workdir.read_config(path) == config()
 
 
 def test_what_is_no_work_directory_is_refused_and_left_alone(tmp_path):
@@ -44,7 +52,10 @@ def test_an_empty_directory_and_one_killed_while_it_was_made_are_taken(tmp_path)
     assert workdir.open_workdir(tmp_path, config()) == tmp_path
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"model": 3}', '{"model": {"dimm": 3}}', '{"model": {"dim": "x"}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", '{"model": 3}', '{"model": {"dimm": 3}}', '{"model": {"dim": "x"}}'],
+)
 def test_a_damaged_configuration_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(WorkdirError, match=r"config\.json"):
@@ -83,7 +94,12 @@ def test_records_of_later_steps_and_a_torn_line_are_dropped(tmp_path):
     assert workdir.read_records(file) == []
     workdir.truncate_records(file, 3)
     assert not file.exists()
-    lines = [{"step": 2, "loss": 1.5}, {"step": 4, "loss": 1.0}, {"step": 4, "validation": {}}, {"step": 6, "loss": 0.5}]
+    lines = [
+        {"step": 2, "loss": 1.5},
+        {"step": 4, "loss": 1.0},
+        {"step": 4, "validation": {}},
+        {"step": 6, "loss": 0.5},
+    ]
     for line in lines:
         workdir.append_record(file, line)
     with file.open("a") as stream:

@@ -27,12 +27,15 @@ from metacsr_jax.train import FitResult, fit, initial_state
 from metacsr_jax.workdir import read_config, read_records
 
 ROOT = Path(__file__).parents[1]
-# The same tiny programs are compiled again and again; kept, they cost a fraction of a second. Subprocesses share them.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "xla")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["TQDM_DISABLE"] = "1"
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Compiling takes far longer here than running: little is optimised, and programs are kept, also for subprocesses.
+JAX_SETTINGS = {
+    "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "xla"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_disable_most_optimizations": True,
+}
+for name, value in JAX_SETTINGS.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 
 LOG = {
     "synthetic.users": 150,
@@ -60,7 +63,9 @@ TUNED = LOG | {
     "tasks.support": 3,
     "tasks.query": 3,
     "tasks.pretrain_batch": 32,
-    "optimizer.warmup": 2,
+    # A constant rate: runs of other lengths are the same programs.
+    "optimizer.warmup": 0,
+    "optimizer.schedule": "constant",
     "train.pretrain_steps": 4,
     "train.steps": 8,
 }
@@ -103,7 +108,9 @@ class Run(NamedTuple):
 def train(workdir: Path, config: Config, **kwargs: Any) -> Run:
     """Fits without a progress bar and keeps what it says."""
     said: list[str] = []
-    result = fit(lambda: load_log(config), config, workdir, progress=False, say=said.append, **kwargs)
+    result = fit(
+        lambda: load_log(config), config, workdir, progress=False, say=said.append, **kwargs
+    )
     return Run(result, said)
 
 
@@ -163,19 +170,6 @@ def assert_same_bits(one: Any, other: Any) -> None:
     assert [path for path, _ in here] == [path for path, _ in there]
     for (path, left), (_, right) in zip(here, there, strict=True):
         assert np.asarray(left).tobytes() == np.asarray(right).tobytes(), jax.tree_util.keystr(path)
-
-
-def launch(module: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m experiments.<module>` as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        **kwargs,
-    )
 
 
 @contextlib.contextmanager

@@ -3,17 +3,18 @@
 Every item has a series, a group and a cue. A planted event goes to
 
 - the next series after that of the last item, round a circle that all users share (`transitions`),
-- the group that the user's hidden permutation gives for the cue of the last item (`taste`),
+- the group that the user's hidden permutation gives for the cue of the last item (`taste`); with
+  `transitions` it departs from one that all users share at `personal` of the cues,
 
 and draws an item there by popularity; any other event draws from the whole catalogue by popularity.
 Cues are as good as independent of series and group. So the bag of a user's items tells nothing
-about the permutation, and neither do other users; the user's own (context, next) pairs do: an item
-with the same cue came earlier, and what followed it tells what to expect now.
+about the user's permutation, and nor do other users; the user's own (context, next) pairs do: an
+item with the same cue came earlier, and what followed it tells what to expect now.
 
     transitions  taste   a planted event draws from
     yes          yes     one group of one series
     yes          no      one series: users are all alike
-    no           yes     one group: nothing to learn from others but that cues matter
+    no           yes     one group, all permutations alike: others tell but that cues matter
     no           no      the whole catalogue: all events are independent and follow popularity
 
 No user does the same item twice. Since a ranking's negatives are never a user's own items, repeats
@@ -97,9 +98,12 @@ def plant(config: SyntheticConfig) -> Plant:
     cue_I = (np.arange(config.items) - bound_C1[cell_I] + cell_I) % groups
     weight_I = rng.permutation(np.arange(1.0, config.items + 1) ** -config.popularity_skew)
     item_id_I = rng.permutation(config.items) + 1
-    rule_UG = np.tile(np.arange(groups), (config.users, 1))
-    own_UG = rng.permuted(rule_UG, axis=1)[:, : round(config.personal * groups)]
-    np.put_along_axis(rule_UG, own_UG, np.roll(own_UG, 1, axis=1), axis=1)
+    shared_UG = np.tile(np.arange(groups), (config.users, 1))
+    own_UG = rng.permuted(shared_UG, axis=1)
+    rule_UG = shared_UG if config.transitions else own_UG
+    if config.transitions and config.taste:
+        own_UG = own_UG[:, : round(config.personal * groups)]
+        np.put_along_axis(rule_UG, own_UG, np.roll(own_UG, 1, axis=1), axis=1)
     return Plant(bound_C1, cell_I, cue_I, weight_I / weight_I.sum(), item_id_I, rule_UG)
 
 
@@ -112,7 +116,8 @@ def generate(config: SyntheticConfig) -> Interactions:
 
     Returns:
       A log without ratings, sorted by time; user ids 1..users, item ids within 1..items, times in
-      unix seconds that strictly increase within a user.
+      unix seconds that strictly increase within a user. With `attributes` its item features are
+      series, group and cue, one-hot.
 
     Raises:
       ConfigError: a setting is out of its range.
@@ -139,7 +144,20 @@ def generate(config: SyntheticConfig) -> Interactions:
         item=hidden.item_id_I[item_E[order_E]],
         time=time_E[order_E],
         name="synthetic",
+        item_features=_attributes(hidden, item_E) if config.attributes else None,
     )
+
+
+def _attributes(hidden: Plant, item_E: np.ndarray) -> np.ndarray:
+    """Series, group and cue of the items of a log, one-hot, in the order of their ids."""
+    seen_I = np.unique(item_E)
+    seen_I = seen_I[np.argsort(hidden.item_id_I[seen_I])]
+    groups = hidden.rule_UG.shape[1]
+    series_I, group_I = np.divmod(hidden.cell_I[seen_I], groups)
+    series = np.eye((len(hidden.bound_C1) - 1) // groups)[series_I]
+    one_hot = np.eye(groups)
+    parts = [series, one_hot[group_I], one_hot[hidden.cue_I[seen_I]]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _walk(
@@ -214,6 +232,7 @@ def _check(config: SyntheticConfig) -> None:
         (1 <= config.series <= config.items, "series", f"1 to items={config.items}"),
         (1 <= config.groups <= most_groups, "groups", f"1 to items // series={most_groups}"),
         (0 <= config.predictability <= 1, "predictability", "0 to 1"),
+        (0 <= config.personal <= 1, "personal", "0 to 1"),
         (0 <= config.popularity_skew <= 4, "popularity_skew", "0 to 4"),
         (config.seed >= 0, "seed", "at least 0"),
     ):
