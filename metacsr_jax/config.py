@@ -39,7 +39,7 @@ class SyntheticConfig:
     transitions: bool = True  # one series follows another, alike for all users
     taste: bool = True  # which group follows which cue: a hidden permutation of each user's own
     personal: float = 0.5  # share of cues at which it departs from the others'
-    attributes: bool = False  # items come with series, group and cue as features
+    attributes: bool = True  # items come with series, group and cue as features
     popularity_skew: float = 0.6  # popularity is rank ** -popularity_skew
     seed: int = 0
 

@@ -52,16 +52,22 @@ TUNED: dict[str, Any] = {
 PAPER: dict[str, Any] = {"evaluation.adapt_per": ("user", "group")}
 
 SMALL_CATALOGUE: dict[str, Any] = {
-    "model.dim": 48,
+    "model.dim": 32,
     "model.attention_dim": 24,
-    "model.compress": 24,
-    "model.hidden": 128,
+    "model.compress": 0,
+    "model.hidden": 64,
+    "model.dropout": 0.2,
+    "model.input_dropout": 0.0,
     "tasks.pretrain_batch": 512,
-    "tasks.tasks": 64,
+    "tasks.tasks": 32,
+    "meta.inner_rate": 1.0,
     "optimizer.pretrain_rate": 4e-3,
     "optimizer.rate": 1e-3,
-    "train.pretrain_steps": 400,
-    "train.steps": 200,
+    "optimizer.rates_rate": 1e-3,
+    "train.pretrain_steps": 300,
+    "train.steps": 800,
+    "train.validate_every": 100,
+    "train.save_every": 100,
 }
 
 MOVIELENS: dict[str, Any] = {"data.name": "movielens-1m"}

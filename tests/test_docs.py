@@ -203,7 +203,7 @@ def test_the_page_on_tuned_names_what_tuned_changes():
         (settings_problems, "`train.py`", "`train.pi`"),
         (settings_problems, r"| `meta.method=maml\|anil` |", r"| `meta.method=maml\|anal` |"),
         (settings_problems, "`loss.name=bpr`", "`losses.name=bpr`"),
-        (settings_problems, "--set model.hops=2", "--set model.hops=9"),
+        (settings_problems, "--set model.hops=2", "--set model.hops=0"),
         (preset_problems, "`custom/paper`", "`customs/paper`"),
         (preset_problems, "--preset=synthetic", "--preset=synthetics/tuned"),
         (command_problems, "python -m pytest --any", "python -m pytesst"),

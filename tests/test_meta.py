@@ -7,12 +7,44 @@ import pytest
 
 from metacsr_jax.meta import adapt, plain_gradient, relative_shift, sample_loss, split_adapted
 
-SMALL = {"dim": 3, "max_length": 3, "output_relu": False, "distance": "linear"}
-KEY = 0  # no dropout in these models: the key decides nothing
+# Without the ReLUs that leave so small a model nothing to learn from.
+SMALL = {
+    "dim": 3,
+    "max_length": 3,
+    "output_relu": False,
+    "node_relu": False,
+    "distance": "linear",
+}
 
 
-def outer(model, params, support, query):
-    return model.learner.outer_gradient(params, model.inputs, support, query, jax.random.key(KEY))
+def jitted_outer(model):
+    """(params, support, query) -> OuterResult; these models have no dropout, so the key decides nothing."""
+    return jax.jit(
+        lambda params, support, query: model.learner.outer_gradient(
+            params, model.inputs, support, query, jax.random.key(0)
+        )
+    )
+
+
+def outer(model, support, query):
+    return jitted_outer(model)(model.params, support, query)
+
+
+def personalise(model, support, steps):
+    return jax.jit(model.learner.personalise, static_argnums=3)(
+        model.params, table_of(model), support, steps
+    )
+
+
+def query_loss(model, samples, theta_2=None):
+    return sample_loss(
+        model.network,
+        model.config.loss,
+        model.params["encoder"] if theta_2 is None else theta_2,
+        table_of(model),
+        samples,
+        "mean",
+    )
 
 
 def batch(random_samples, tasks=2):
@@ -23,8 +55,8 @@ def task(samples, t):
     return jax.tree.map(lambda array: array[t], samples)
 
 
-def table_of(model, params=None):
-    return model.network.represent((params or model.params)["representer"], model.inputs)
+def table_of(model):
+    return jax.jit(model.network.represent)(model.params["representer"], model.inputs)
 
 
 def difference(after, before):
@@ -68,7 +100,7 @@ def test_first_order_takes_the_inner_gradient_for_a_constant(first_order, slope)
 def test_adapt_without_steps_returns_the_start(tiny, random_samples):
     model = tiny(model=SMALL)
     support, _ = batch(random_samples)
-    after = model.learner.personalise(model.params, table_of(model), task(support, 0), 0)
+    after = personalise(model, task(support, 0), 0)
     jax.tree.map(np.testing.assert_array_equal, after, model.params["encoder"])
 
 
@@ -96,8 +128,8 @@ def test_outer_gradient_agrees_with_finite_differences(tiny, random_samples, met
             params["rates"] = jax.tree.map(
                 lambda leaf: leaf + 0.3 * generator.standard_normal(leaf.shape), params["rates"]
             )
-        function = jax.jit(lambda params: outer(model, params, support, query))
-        gradient = function(params).gradient
+        function = jitted_outer(model)
+        gradient = function(params, support, query).gradient
         assert jax.tree.structure(gradient) == jax.tree.structure(params)
         generator = np.random.default_rng(1)
         for part in params:  # theta_1, theta_2 and the rates apart: none hides behind another
@@ -105,14 +137,14 @@ def test_outer_gradient_agrees_with_finite_differences(tiny, random_samples, met
 
             def loss(step, part=part, direction=direction):
                 moved = jax.tree.map(lambda p, d: p + step * d, params[part], direction)
-                return function({**params, part: moved}).loss
+                return function({**params, part: moved}, support, query).loss
 
             slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: np.sum(g * d), gradient[part], direction)))
             expected = (loss(1e-5) - loss(-1e-5)) / 2e-5
             assert slope == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
             assert abs(slope) > 1e-3
     # The test can tell the orders apart: adaptation moves the parameters far enough.
-    assert function(params).shift > 1e-3
+    assert function(params, support, query).shift > 1e-3
 
 
 def test_first_order_maml_is_the_query_gradient_at_the_adapted_parameters(tiny, random_samples):
@@ -121,21 +153,22 @@ def test_first_order_maml_is_the_query_gradient_at_the_adapted_parameters(tiny, 
     exact = tiny(seed=1, model=SMALL, meta=meta)
     first = tiny(seed=1, model=SMALL, meta={**meta, "method": "fomaml"})
     whole, result = (
-        jax.jit(lambda params, model=model: outer(model, params, support, query))(exact.params)
+        outer(model, support, query)
         for model in (exact, first)
     )
     assert result.loss == pytest.approx(float(whole.loss), rel=1e-6)
 
     def by_hand(params):
         def loss(theta_1, theta_2, t):
-            table = table_of(exact, {"representer": theta_1})
+            table = exact.network.represent(theta_1, exact.inputs)
             return sample_loss(
                 exact.network, exact.config.loss, theta_2, table, task(query, t), "mean"
             )
 
         total = jax.tree.map(jnp.zeros_like, params)
+        table = exact.network.represent(params["representer"], exact.inputs)
         for t in range(2):
-            adapted = exact.learner.personalise(params, table_of(exact), task(support, t), 2)
+            adapted = exact.learner.personalise(params, table, task(support, t), 2)
             of_1, of_2 = jax.grad(loss, argnums=(0, 1))(params["representer"], adapted, t)
             total = jax.tree.map(lambda a, b: a + b / 2, total, {"representer": of_1, "encoder": of_2})
         return total
@@ -161,8 +194,7 @@ def test_first_order_maml_is_the_query_gradient_at_the_adapted_parameters(tiny, 
 def test_only_the_chosen_part_adapts(tiny, random_samples, meta, still):
     model = tiny(model={**SMALL, "hidden": 8, "predictor": "mlp"}, meta=meta)
     support, _ = batch(random_samples)
-    personalise = jax.jit(model.learner.personalise, static_argnums=3)
-    after = personalise(model.params, table_of(model), task(support, 0), 1)
+    after = personalise(model, task(support, 0), 1)
     moved = difference(after, model.params["encoder"])
     assert {"readout/W6/bias", "readout/W7/kernel", "predictor/W8/kernel", "attention/W3"} <= set(moved)
     for path, change in moved.items():
@@ -175,14 +207,12 @@ def test_every_task_adapts_to_its_own_support(tiny, random_samples):
     """The outer loss is the mean over tasks of each one's query loss under its own adapted parameters."""
     model = tiny(model=SMALL, meta={"inner_steps": 2})
     support, query = batch(random_samples, tasks=3)
-    table = table_of(model)
     loss, shift = [], []
-    personalise = jax.jit(model.learner.personalise, static_argnums=3)
     for t in range(3):
-        theta_2 = personalise(model.params, table, task(support, t), 2)
-        loss.append(sample_loss(model.network, model.config.loss, theta_2, table, task(query, t), "mean"))
+        theta_2 = personalise(model, task(support, t), 2)
+        loss.append(query_loss(model, task(query, t), theta_2))
         shift.append(relative_shift(model.params["encoder"], theta_2))
-    result = jax.jit(lambda params: outer(model, params, support, query))(model.params)
+    result = outer(model, support, query)
     np.testing.assert_allclose(result.loss, np.mean(loss), rtol=1e-5)
     np.testing.assert_allclose(result.shift, np.mean(shift), rtol=1e-4)
     assert np.ptp(loss) > 1e-3
@@ -194,10 +224,10 @@ def test_no_inner_steps_is_the_plain_model(tiny, random_samples, method):
     model = tiny(model=SMALL, meta={"method": method, "inner_steps": 0})
     support, query = batch(random_samples)
     query = query._replace(mask_K=np.ones((2, 3), bool))  # so that tasks weigh alike when merged
-    result = outer(model, model.params, support, query)
+    result = outer(model, support, query)
     merged = jax.tree.map(lambda a: a.reshape(6, *a.shape[2:]), query)
     base = {name: model.params[name] for name in ("representer", "encoder")}
-    plain = plain_gradient(
+    plain = jax.jit(plain_gradient, static_argnums=(0, 1))(
         model.network, model.config.loss, base, model.inputs, merged, jax.random.key(0)
     )
     np.testing.assert_allclose(result.loss, plain.loss, rtol=1e-5)
@@ -210,14 +240,13 @@ def test_no_inner_steps_is_the_plain_model(tiny, random_samples, method):
 def test_without_meta_learner_support_and_query_are_samples_alike(tiny, random_samples):
     model = tiny(model=SMALL, meta={"method": "none"})
     support, query = batch(random_samples)
-    result = outer(model, model.params, support, query)
-    table, theta_2, total, count = table_of(model), model.params["encoder"], 0.0, 0
+    result = outer(model, support, query)
+    total, count = 0.0, 0
     for part in (support, query):
         for t in range(2):
-            mask_K = part.mask_K[t]
-            loss = sample_loss(model.network, model.config.loss, theta_2, table, task(part, t), "mean")
-            total, count = total + float(loss) * mask_K.sum(), count + mask_K.sum()
-    assert result.loss == pytest.approx(total / count, rel=1e-5)
+            real = part.mask_K[t].sum()
+            total, count = total + real * query_loss(model, task(part, t)), count + real
+    assert result.loss == pytest.approx(float(total / count), rel=1e-5)
     assert result.shift == 0
 
 
@@ -228,10 +257,9 @@ def test_reptile_pulls_toward_the_adapted_parameters(tiny, random_samples):
     first = tiny(model=SMALL, meta={**meta, "method": "fomaml"})
     support, query = batch(random_samples)
     result, reference = (
-        jax.jit(lambda params, m=m: outer(m, params, support, query))(model.params) for m in (model, first)
+        outer(m, support, query) for m in (model, first)
     )
-    personalise = jax.jit(model.learner.personalise, static_argnums=3)
-    adapted = [personalise(model.params, table_of(model), task(support, t), 3) for t in range(2)]
+    adapted = [personalise(model, task(support, t), 3) for t in range(2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *adapted)
     landed = jax.tree.map(lambda p, g: p - 0.15 * g, model.params["encoder"], result.gradient["encoder"])
     assert_trees_close(landed, mean, rtol=1e-4, atol=1e-6)
@@ -248,8 +276,8 @@ def test_an_empty_support_leaves_the_model_unadapted(tiny, random_samples):
     model = tiny(model=SMALL)
     support, query = batch(random_samples)
     support = support._replace(mask_K=np.zeros((2, 4), bool))
-    result = outer(model, model.params, support, query)
-    after = model.learner.personalise(model.params, table_of(model), task(support, 0), 3)
+    result = outer(model, support, query)
+    after = personalise(model, task(support, 0), 3)
     jax.tree.map(np.testing.assert_array_equal, after, model.params["encoder"])
     assert result.shift == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.gradient))
@@ -263,11 +291,10 @@ def test_masked_samples_do_not_adapt(tiny, random_samples):
         lambda a, b: np.where(support.mask_K.reshape(-1, *[1] * (a.ndim - 1)), a, b), support, garbage
     )._replace(mask_K=support.mask_K)
     assert any((a != b).any() for a, b in zip(support, changed, strict=True))
-    personalise = jax.jit(model.learner.personalise, static_argnums=3)
     jax.tree.map(
         np.testing.assert_array_equal,
-        personalise(model.params, table_of(model), support, 1),
-        personalise(model.params, table_of(model), changed, 1),
+        personalise(model, support, 1),
+        personalise(model, changed, 1),
     )
 
 
@@ -281,7 +308,7 @@ def test_the_sum_over_the_support_is_its_mean_times_samples_and_terms(tiny, rand
         model = tiny(
             model=SMALL, loss={"negatives": 5}, meta={"inner_reduction": reduction, "inner_rate": 0.01}
         )
-        after = model.learner.personalise(model.params, table_of(model), support, 1)
+        after = personalise(model, support, 1)
         moved[reduction] = jax.tree.map(lambda a, b: a - b, after, model.params["encoder"])
     expected = jax.tree.map(lambda leaf: 15 * leaf, moved["mean"])
     assert_trees_close(moved["sum"], expected, rtol=1e-3, atol=1e-5)
@@ -292,7 +319,7 @@ def test_learned_rates_start_at_the_inner_rate_and_stay_positive(tiny, random_sa
     assert jax.tree.structure(metasgd.params["rates"]) == jax.tree.structure(maml.params["encoder"])
     support = task(batch(random_samples)[0], 0)
     one, other = (
-        m.learner.personalise(m.params, table_of(m), support, 1) for m in (maml, metasgd)
+        personalise(m, support, 1) for m in (maml, metasgd)
     )
     assert_trees_close(one, other, rtol=1e-5, atol=1e-6)
     only_head = tiny(model=SMALL, meta={"method": "metasgd", "adapted": "head"})

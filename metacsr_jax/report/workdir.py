@@ -24,12 +24,14 @@ def draw_workdir(workdir: str | os.PathLike) -> list[Path]:
     directory = Path(workdir) / "figures"
     directory.mkdir(exist_ok=True)
     rows = read_rows(workdir)
+    kinds = sorted({row["candidates"] for row in rows} - {"full"})
+    candidates = kinds[0] if kinds else "full"  # the paper's ranking where there is one
     pictures = [training_curves(read_records(Path(workdir) / "metrics.jsonl"), directory / "training.png")]
-    pictures.append(metric_curves(rows, directory / "metrics.png"))
-    pictures.append(bars(rows, directory / "models.png"))
+    pictures.append(metric_curves(rows, directory / "metrics.png", candidates))
+    pictures.append(bars(rows, directory / "models.png", candidates))
     steps_of: dict[str, set[int]] = {}
     for row in rows:
         steps_of.setdefault(row["model"], set()).add(row["adapt_steps"])
     if any(len(steps) > 1 for steps in steps_of.values()):
-        pictures.append(adaptation_curve(rows, directory / "adaptation.png"))
+        pictures.append(adaptation_curve(rows, directory / "adaptation.png", candidates))
     return pictures
