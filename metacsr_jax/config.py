@@ -109,6 +109,7 @@ class TaskConfig:
     query: int = 15  # K2, samples per user
     min_length: int = 2  # shortest context where the history allows
     sampling: Literal["random", "newcomer"] = "random"  # newcomer: support are the prefixes of a window, query what follows
+    early: float = 0.0  # share of samples (newcomer: of tasks) from the first events of a history, where new users are
     user_weight: Literal["uniform", "events"] = "uniform"
     pretrain_batch: int = 4096  # samples per step while pre-training
 

@@ -30,11 +30,12 @@ TUNED: dict[str, Any] = {
     "tasks.support": 8,
     "tasks.query": 8,
     "tasks.sampling": "newcomer",
+    "tasks.early": 0.25,
     "tasks.user_weight": "events",
     "tasks.pretrain_batch": 2048,
     "loss.name": "softmax",
     "meta.method": "metasgd",
-    "meta.inner_rate": 0.03,
+    "meta.inner_rate": 0.02,
     "meta.inner_reduction": "mean",
     "meta.adapted": "head",
     "optimizer.rate": 3e-4,
@@ -44,8 +45,8 @@ TUNED: dict[str, Any] = {
     "optimizer.weight_decay": 0.01,
     "optimizer.decay": "decoupled",
     "optimizer.clip": 1.0,
-    "train.pretrain_steps": 1000,
-    "train.steps": 250,
+    "train.pretrain_steps": 1300,
+    "train.steps": 150,
 }
 
 # Adapting by group of 15 is how the paper's tasks would meet new users; the sum over a support of another size is another step.
@@ -60,6 +61,7 @@ SMALL_CATALOGUE: dict[str, Any] = {
     "model.input_dropout": 0.0,
     "tasks.pretrain_batch": 512,
     "tasks.tasks": 32,
+    "tasks.early": 0.0,
     "meta.inner_rate": 1.0,
     "optimizer.pretrain_rate": 4e-3,
     "optimizer.rate": 1e-3,

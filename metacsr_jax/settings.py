@@ -149,6 +149,7 @@ _RANGES = (
     ("tasks.support", 1, _INF),
     ("tasks.query", 1, _INF),
     ("tasks.min_length", 1, _INF),
+    ("tasks.early", 0, 1),
     ("tasks.pretrain_batch", 1, _INF),
     ("loss.negatives", 1, _INF),
     ("loss.label_smoothing", 0, 0.99),

@@ -127,9 +127,12 @@ def draw_samples(
     key: jax.Array, histories: Histories, config: TaskConfig, max_length: int, count: int
 ) -> tuple[Samples, jax.Array]:
     """Draws `count` single samples [count, ...] and their users, for training without tasks; the key is consumed."""
-    user_key, place_key, length_key = jax.random.split(key, 3)
+    user_key, place_key, length_key, early_key = jax.random.split(key, 4)
     user_B = draw_users(user_key, histories, config.user_weight, (count,))
-    place_B1 = jax.random.randint(place_key, (count, 1), 1, histories.count_R[user_B][:, None])
+    last_B1 = histories.count_R[user_B][:, None]
+    early_B1 = jax.random.bernoulli(early_key, config.early, last_B1.shape)
+    last_B1 = jnp.where(early_B1, jnp.minimum(last_B1, max_length + 1), last_B1)
+    place_B1 = jax.random.randint(place_key, (count, 1), 1, last_B1)
     first_B1 = _random_first(length_key, place_B1, config.min_length, max_length)
     context, length, target = _gather(histories, user_B, place_B1, first_B1, max_length)
     mask_B1 = jnp.ones_like(place_B1, bool)
@@ -183,9 +186,11 @@ def _random_first(key, place, min_length, max_length):
 def _newcomer_targets(key, count_W, config, max_length):
     """A window of each history is played as a new user's: its prefixes are the support, what follows is the query."""
     size = config.support + config.query
-    start_key, cut_key = jax.random.split(key)
+    start_key, cut_key, early_key = jax.random.split(key, 3)
     choices_W1 = count_W[:, None] - 1
     start_W1 = jax.random.randint(start_key, choices_W1.shape, 0, jnp.maximum(choices_W1 - size + 1, 1))
+    early_W1 = jax.random.bernoulli(early_key, config.early, start_W1.shape)
+    start_W1 = jnp.where(early_W1, 0, start_W1)
     # A history shorter than the window is shared out between support and query, the query never left empty.
     shared_W1 = jnp.minimum(choices_W1, size) * config.support // size
     index_K = jnp.arange(size)[None]

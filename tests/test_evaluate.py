@@ -200,7 +200,7 @@ def test_a_checkpoint_of_two_devices_is_evaluated_on_one(tmp_path, evaluated, mo
     step = workdirs.read_manifest(workdir)["best_step"]
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     command = [sys.executable, "-c", SPREAD, str(workdir), str(step)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     (workdir / "checkpoints").rename(workdir / "before")
     (workdir / "spread").rename(workdir / "checkpoints")
     (workdir / "evaluation").rename(workdir / "evaluation-before")

@@ -226,7 +226,7 @@ def test_recommend_serves_files_and_single_histories(tmp_path, parse):
 def test_a_reader_that_stops_early_is_no_error():
     with started("recommend", f"--workdir={trained()}", "--history=1", "--k=100") as process:
         process.stdout.close()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=900) == 0
         assert "Traceback" not in process.stderr.read()
 
 

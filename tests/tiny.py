@@ -225,7 +225,7 @@ def launch_many(module: str, commands: Sequence[Sequence[str]]) -> list[Ended]:
         input=json.dumps(commands),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert process.returncode == 0, process.stderr
