@@ -6,6 +6,7 @@ r"""Recommends next items to users that a trained model has never seen.
 A histories file is csv, tsv or parquet with the columns user and item, in the order of events; the output has user, rank, item, score.
 """
 
+import os
 import sys
 
 import polars as pl
@@ -51,7 +52,22 @@ def main(_: list[str]) -> None:
             "score": [round(float(score), 6) for ranked in scores for score in ranked],
         }
     )
-    table.write_csv(_OUTPUT.value or sys.stdout)
+    if _OUTPUT.value is None:
+        _print(table.write_csv())
+        return
+    try:
+        table.write_csv(_OUTPUT.value)
+    except OSError as error:
+        raise ConfigError(f"--output={_OUTPUT.value}: {error}; expected a file that can be written") from error
+
+
+def _print(text: str) -> None:
+    """Prints; a reader that has seen enough (`| head`) is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush, and complain, at exit
 
 
 def _ids(text: str) -> list[str]:

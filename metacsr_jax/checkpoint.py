@@ -46,27 +46,23 @@ class Checkpoints:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Saves a step in the background; a step saved before is left as it is."""
         step = int(jax.device_get(state.step))
-        self._manager.wait_until_finished()
+        self.wait()
         if step in self._manager.all_steps():
             return
-        self._forget(progress.best_step)
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress._asdict())
         )
         self._manager.save(step, args=content)
 
-    def _forget(self, best_step: int) -> None:
-        """Deletes old steps. Only what is on disk counts, and what its newest progress calls the best is spared."""
+    def wait(self) -> None:
+        """Returns when everything is on disk, and only then deletes the steps that are no longer needed."""
+        self._manager.wait_until_finished()
         saved = self.steps()
-        if not saved:
+        if len(saved) <= self._keep:
             return
-        needed = {best_step, self.progress(saved[-1]).best_step, *saved[-self._keep :]}
+        needed = {self.progress(saved[-1]).best_step, *saved[-self._keep :]}
         for old in set(saved) - needed:
             self._manager.delete(old)
-
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and releases the directory."""

@@ -69,7 +69,7 @@ def test_train_refuses_in_one_line_and_dry_run_writes_nothing(tmp_path):
     assert_one_line(ended["positional"], "'extra'")
     assert_one_line(ended["log"], "nowhere.csv")
     assert_one_line(ended["no log"], "--data")
-    assert_one_line(ended["line"], "broken.csv", "line 3", "yesterday")
+    assert_one_line(ended["line"], "broken.csv:3:", "yesterday")
     assert ended["few"].code == 2 and ended["few"].err.startswith("error: ")
     assert ended["diverging"].code == 2 and "gradient norm" in ended["diverging"].err
     assert "Traceback" not in ended["diverging"].err
