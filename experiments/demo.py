@@ -20,7 +20,9 @@ from metacsr_jax.report.table import metric_table
 from metacsr_jax.report.workdir import draw_workdir
 from metacsr_jax.train import fit
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Where everything is written; what an earlier demo left is removed.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/demo", "Where everything is written; what an earlier demo left is removed."
+)
 _SMALL = flags.DEFINE_bool("small", False, "A few steps only, to see that everything runs.")
 _SET = flags.DEFINE_multi_string("set", [], "section.name=value, any setting.")
 
@@ -35,7 +37,9 @@ def main(_: list[str]) -> int | None:
     if (workdir / "config.json").exists():  # never remove what is no work directory
         shutil.rmtree(workdir)
     log = load_log(config)
-    print(f"embedded log: {log.num_events:,} events of {log.num_users:,} users and {log.num_items:,} items")
+    print(
+        f"embedded log: {log.num_events:,} events of {log.num_users:,} users and {log.num_items:,} items"
+    )
     result = fit(log, config, workdir)
     if result.status != "finished":
         return 130
@@ -52,7 +56,10 @@ def main(_: list[str]) -> int | None:
     print()
     print(metric_table([row for row in rows if row["candidates"] != "full"]))
     print(f"\nsteps chosen on validation users: {result.chosen_adapt_steps}\nwritten:")
-    written = [workdir / name for name in ("manifest.json", "metrics.jsonl", "evaluation/rows.csv", "checkpoints")]
+    written = [
+        workdir / name
+        for name in ("manifest.json", "metrics.jsonl", "evaluation/rows.csv", "checkpoints")
+    ]
     for path in (*written, *pictures):
         print(f"  {path}")
     return None

@@ -19,10 +19,16 @@ from metacsr_jax.workdir import read_manifest
 _WORKDIR = flags.DEFINE_string("workdir", None, "Written by experiments.train.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a saved step.")
 _SCENARIOS = flags.DEFINE_list("scenarios", None, "Of cold, warm; default: as configured.")
-_ADAPT_STEPS = flags.DEFINE_list("adapt_steps", None, "Inner steps; default: as configured, and the chosen number.")
+_ADAPT_STEPS = flags.DEFINE_list(
+    "adapt_steps", None, "Inner steps; default: as configured, and the chosen number."
+)
 _ADAPT_PER = flags.DEFINE_list("adapt_per", None, "user, group or both; default: as configured.")
-_BATCH = flags.DEFINE_integer("batch", None, "Users adapted at once (bounds memory); default: as configured.", lower_bound=1)
-_BASELINES = flags.DEFINE_list("baselines", [], "Counting baselines to rank beside: random, popular, markov.")
+_BATCH = flags.DEFINE_integer(
+    "batch", None, "Users adapted at once (bounds memory); default: as configured.", lower_bound=1
+)
+_BASELINES = flags.DEFINE_list(
+    "baselines", [], "Counting baselines to rank beside: random, popular, markov."
+)
 
 
 def main(_: list[str]) -> None:

@@ -19,10 +19,16 @@ from metacsr_jax.recommend import load
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Written by experiments.train.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a saved step.")
-_HISTORY = flags.DEFINE_string("history", None, 'One history: "id,id,id", oldest first; empty: nothing is known.')
-_HISTORIES = flags.DEFINE_string("histories", None, "A file of histories: csv, tsv or parquet with user and item.")
+_HISTORY = flags.DEFINE_string(
+    "history", None, 'One history: "id,id,id", oldest first; empty: nothing is known.'
+)
+_HISTORIES = flags.DEFINE_string(
+    "histories", None, "A file of histories: csv, tsv or parquet with user and item."
+)
 _K = flags.DEFINE_integer("k", 10, "Items per history.")
-_ADAPT_STEPS = flags.DEFINE_integer("adapt_steps", None, "Inner steps; default: the number chosen on validation users.")
+_ADAPT_STEPS = flags.DEFINE_integer(
+    "adapt_steps", None, "Inner steps; default: the number chosen on validation users."
+)
 _EXCLUDE_SEEN = flags.DEFINE_bool("exclude_seen", True, "Leave a history's own items out.")
 _CANDIDATES = flags.DEFINE_string("candidates", None, 'Rank these items only: "id,id,id".')
 _OUTPUT = flags.DEFINE_string("output", None, "Write csv here instead of printing it.")
@@ -58,7 +64,9 @@ def main(_: list[str]) -> None:
     try:
         table.write_csv(_OUTPUT.value)
     except OSError as error:
-        raise ConfigError(f"--output={_OUTPUT.value}: {error}; expected a file that can be written") from error
+        raise ConfigError(
+            f"--output={_OUTPUT.value}: {error}; expected a file that can be written"
+        ) from error
 
 
 def _print(text: str) -> None:
@@ -67,7 +75,9 @@ def _print(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would flush, and complain, at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python would flush, and complain, at exit
 
 
 def _ids(text: str) -> list[str]:

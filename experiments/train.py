@@ -15,12 +15,20 @@ from metacsr_jax.log import load_log
 from metacsr_jax.plan import plan
 from metacsr_jax.train import fit
 
-_PRESET = flags.DEFINE_string("preset", "synthetic/tuned", "Log and variant, see metacsr_jax/presets.py.")
-_DATA = flags.DEFINE_string("data", None, "The log: a file, a directory, or an archive as published.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; needed unless --dry_run.")
+_PRESET = flags.DEFINE_string(
+    "preset", "synthetic/tuned", "Log and variant, see metacsr_jax/presets.py."
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "The log: a file, a directory, or an archive as published."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where everything is written; needed unless --dry_run."
+)
 _SEED = flags.DEFINE_integer("seed", None, "Training seed; the protocol's is --set protocol.seed.")
 _SET = flags.DEFINE_multi_string("set", [], "section.name=value, any setting.")
-_SKIP = flags.DEFINE_bool("skip_malformed", False, "Count malformed lines instead of stopping at the first.")
+_SKIP = flags.DEFINE_bool(
+    "skip_malformed", False, "Count malformed lines instead of stopping at the first."
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 

@@ -126,7 +126,9 @@ def _known(context_NL, length_N, context_NKL, length_NK):
     support = np.where(place_L >= max_length - length_NK[..., None], context_NKL, large)
     # Of each support context only the newest and the oldest event can be new to the union with its neighbours' windows,
     # but a full sort is cheap at these sizes.
-    support = support.reshape(own.shape[0], np.prod(support.shape[1:], dtype=int))  # -1 fails on no users
+    support = support.reshape(
+        own.shape[0], np.prod(support.shape[1:], dtype=int)
+    )  # -1 fails on no users
     known = np.sort(np.concatenate([own, support], axis=1), axis=1)
     known[:, 1:][known[:, 1:] == known[:, :-1]] = large
     known = np.sort(known, axis=1)

@@ -70,7 +70,9 @@ class Checkpoints:
 
     def progress(self, step: int) -> Progress:
         """Early stopping's state at a saved step."""
-        content = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        content = self._manager.restore(
+            step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+        )
         return Progress(**content["progress"])
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:

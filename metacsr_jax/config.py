@@ -60,7 +60,9 @@ class ProtocolConfig:
     validation_fraction: float = 0.1  # of the regular users, turned into pseudo-new ones
     catalogue: Literal["positive", "declared"] = "positive"
     num_negatives: int = 100  # per case, frozen
-    mask_seen: Literal["auto", "yes", "no"] = "auto"  # in the full ranking; auto: unless the log has repeats
+    mask_seen: Literal["auto", "yes", "no"] = (
+        "auto"  # in the full ranking; auto: unless the log has repeats
+    )
     max_support: int = 8  # support samples of a new user
     warm_support: int = 5  # support samples of a regular user (the paper's K1)
 
@@ -108,7 +110,9 @@ class TaskConfig:
     support: int = 5  # K1, samples per user
     query: int = 15  # K2, samples per user
     min_length: int = 2  # shortest context where the history allows
-    sampling: Literal["random", "newcomer"] = "random"  # newcomer: support are the prefixes of a window, query what follows
+    sampling: Literal["random", "newcomer"] = (
+        "random"  # newcomer: support are the prefixes of a window, query what follows
+    )
     early: float = 0.0  # share of samples (newcomer: of tasks) from the first events of a history, where new users are
     user_weight: Literal["uniform", "events"] = "uniform"
     pretrain_batch: int = 4096  # samples per step while pre-training
@@ -144,7 +148,9 @@ class OptimizerConfig:
     weight_decay: float = 5e-4  # on matrices and tables, not on biases
     decay: Literal["coupled", "decoupled"] = "coupled"
     clip: float = 0.0  # global norm; 0: off
-    rates_rate: float = 1e-2  # Adam's rate for the logarithms of Meta-SGD's inner rates, relative schedule as above
+    rates_rate: float = (
+        1e-2  # Adam's rate for the logarithms of Meta-SGD's inner rates, relative schedule as above
+    )
     pretrain_rate: float = 2e-3  # Adam's rate while pre-training (its own warm-up and cosine)
 
 

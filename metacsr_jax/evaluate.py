@@ -174,7 +174,9 @@ def _rows(trained: Trained, model: str, scenario: str, steps: int, ranks) -> lis
     )
 
 
-def _record(trained: Trained, model: str, scenario: str, steps: int, ranks, suffix: str) -> list[Row]:
+def _record(
+    trained: Trained, model: str, scenario: str, steps: int, ranks, suffix: str
+) -> list[Row]:
     held_out, _ = scenario_batches(trained.problem, scenario)
     protocol = trained.problem.protocol
     write_ranks(

@@ -133,9 +133,7 @@ def sample_loss(
     return losses.reduce(per_sample, samples.mask_K, reduction)
 
 
-def make_meta_learner(
-    network: Network, loss_config: LossConfig, config: MetaConfig
-) -> MetaLearner:
+def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaConfig) -> MetaLearner:
     """Builds the algorithm that `config.method` names: maml, fomaml, anil, reptile, metasgd or none."""
     adapted = "readout" if config.method == "anil" else config.adapted
     first_order = config.method in ("fomaml", "reptile")

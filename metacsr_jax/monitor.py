@@ -57,7 +57,9 @@ class Monitor(contextlib.AbstractContextManager):
         for steps, metrics in validation.items():
             for name, value in metrics.items():
                 self._events.add_scalar(f"validation/{name}/{steps}_steps", value, step)
-        shown = ", ".join(f"{steps} steps {m['auc']:.4f} / {m['map']:.4f}" for steps, m in validation.items())
+        shown = ", ".join(
+            f"{steps} steps {m['auc']:.4f} / {m['map']:.4f}" for steps, m in validation.items()
+        )
         if not self._bar.disable:
             self._bar.write(f"step {step}: validation AUC / MAP at {shown}")
 

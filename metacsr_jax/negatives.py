@@ -41,9 +41,7 @@ def known_items(offset_R1: np.ndarray, item_F: np.ndarray) -> KnownItems:
     gap_F = item_F - (np.arange(row_F.size) - start_R[row_F])
     if gap_F.size == 0:
         gap_F = np.zeros(1)
-    return KnownItems(
-        gap_F.astype(np.int32), start_R.astype(np.int32), count_R.astype(np.int32)
-    )
+    return KnownItems(gap_F.astype(np.int32), start_R.astype(np.int32), count_R.astype(np.int32))
 
 
 def padded_known_items(known_BH: jax.Array, count_B: jax.Array) -> KnownItems:
@@ -51,7 +49,9 @@ def padded_known_items(known_BH: jax.Array, count_B: jax.Array) -> KnownItems:
     rows, width = known_BH.shape
     gap_BH = known_BH - jnp.arange(width)[None]
     return KnownItems(
-        gap_BH.reshape(-1).astype(jnp.int32), jnp.arange(rows, dtype=jnp.int32) * width, count_B
+        gap_BH.reshape(-1).astype(jnp.int32),
+        jnp.arange(rows, dtype=jnp.int32) * width,
+        jnp.asarray(count_B),
     )
 
 

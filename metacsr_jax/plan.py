@@ -69,7 +69,11 @@ def _sizes(problem: Problem) -> Iterator[str]:
             pretrain=phase == "pre-training",
         )
         analysis = chunk.lower(state, data, key).compile().memory_analysis()
-        text = "not known on this backend" if analysis is None else f"{analysis.temp_size_in_bytes / 1e6:,.0f} MB"
+        text = (
+            "not known on this backend"
+            if analysis is None
+            else f"{analysis.temp_size_in_bytes / 1e6:,.0f} MB"
+        )
         yield f"{phase}: {steps:,} steps, working memory of a step: {text}"
 
 

@@ -94,9 +94,7 @@ class Recommender:
         config = self._trained.problem.config
         offset_N1 = np.concatenate([[0], np.cumsum([code_H.size for code_H in codes])])
         flat_H = np.concatenate([*codes, np.zeros(0, np.int32)])
-        batch = case_batch(
-            offset_N1, flat_H, config.model.max_length, config.protocol.max_support
-        )
+        batch = case_batch(offset_N1, flat_H, config.model.max_length, config.protocol.max_support)
         batch = jax.device_put(pad_batch(batch, self._batch(len(codes))))
         score_NI = np.array(jax.device_get(self._score(batch, adapt_steps)))[: len(codes)]
         empty_N = np.array([code_H.size == 0 for code_H in codes], bool)

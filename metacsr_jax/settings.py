@@ -79,7 +79,10 @@ def differences(one: Config, other: Config) -> list[str]:
     lines = []
     for section in SECTIONS:
         for name in _fields(section):
-            here, there = getattr(getattr(one, section), name), getattr(getattr(other, section), name)
+            here, there = (
+                getattr(getattr(one, section), name),
+                getattr(getattr(other, section), name),
+            )
             if here != there:
                 lines.append(f"{section}.{name}: {here!r}, {there!r}")
     return lines
@@ -106,9 +109,13 @@ def check(config: Config) -> None:
     if train.pretrain_steps + train.steps == 0:
         raise ConfigError("train.steps=0 and train.pretrain_steps=0: nothing to train")
     if model.encoder == "transformer" and model.dim % model.heads:
-        raise ConfigError(f"model.dim={model.dim}: expected a multiple of model.heads={model.heads}")
+        raise ConfigError(
+            f"model.dim={model.dim}: expected a multiple of model.heads={model.heads}"
+        )
     if meta.method == "none" and meta.inner_steps != 1:
-        raise ConfigError("meta.method=none has no inner loop: meta.inner_steps has no meaning, leave it at 1")
+        raise ConfigError(
+            "meta.method=none has no inner loop: meta.inner_steps has no meaning, leave it at 1"
+        )
     if config.tasks.min_length > model.max_length:
         raise ConfigError(
             f"tasks.min_length={config.tasks.min_length}: expected at most model.max_length={model.max_length}"
@@ -121,7 +128,9 @@ def check(config: Config) -> None:
         if not given or set(given) - set(allowed):
             raise ConfigError(f"evaluation.{field}={given}: expected some of {', '.join(allowed)}")
     if min(config.evaluation.adapt_steps, default=-1) < 0:
-        raise ConfigError(f"evaluation.adapt_steps={config.evaluation.adapt_steps}: expected 0 or more, some")
+        raise ConfigError(
+            f"evaluation.adapt_steps={config.evaluation.adapt_steps}: expected 0 or more, some"
+        )
 
 
 _INF = math.inf
@@ -207,12 +216,16 @@ def _parse(name: str, kind: Any, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             raise ConfigError(f"{name}={value!r}: expected a list, separated by commas")
-        return tuple(_parse(name, element, part.strip() if isinstance(part, str) else part) for part in parts)
+        return tuple(
+            _parse(name, element, part.strip() if isinstance(part, str) else part) for part in parts
+        )
     return _parse_scalar(name, kind, value)
 
 
 def _parse_scalar(name: str, kind: Any, value: Any) -> Any:
-    described = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    described = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[
+        kind
+    ]
     error = ConfigError(f"{name}={value!r}: expected {described}")
     if kind is bool:
         known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

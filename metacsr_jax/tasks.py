@@ -63,7 +63,9 @@ def make_histories(offset_R1: np.ndarray, item_F: np.ndarray) -> Histories:
     count_R = np.diff(offset_R1)
     eligible_V = np.flatnonzero(count_R >= 2)
     if eligible_V.size == 0:
-        raise ProtocolError("no regular user has two training events, so there is nothing to predict")
+        raise ProtocolError(
+            "no regular user has two training events, so there is nothing to predict"
+        )
     target_V1 = np.concatenate([[0], np.cumsum(count_R[eligible_V] - 1)])
     return Histories(
         item_F.astype(np.int32),
@@ -75,7 +77,9 @@ def make_histories(offset_R1: np.ndarray, item_F: np.ndarray) -> Histories:
     )
 
 
-def draw_users(key: jax.Array, histories: Histories, weight: str, shape: tuple[int, ...]) -> jax.Array:
+def draw_users(
+    key: jax.Array, histories: Histories, weight: str, shape: tuple[int, ...]
+) -> jax.Array:
     """Draws users, uniformly or in proportion to their possible targets (`weight="events"`); the key is consumed."""
     if weight == "uniform":
         place = jax.random.randint(key, shape, 0, histories.eligible_V.shape[0])
@@ -159,7 +163,9 @@ def _random_targets(key, count_W, config, max_length):
     high_WK = jnp.maximum(_scale(slot_WK + 1, choices_W1, size), low_WK + 1)
     spread_WK = jax.random.randint(jitter_key, low_WK.shape, low_WK, high_WK)
     # Too few positions for distinct samples: a rotated block of them serves the support, the others the query.
-    for_support_W1 = jnp.clip(choices_W1 * config.support // size, 1, jnp.maximum(choices_W1 - 1, 1))
+    for_support_W1 = jnp.clip(
+        choices_W1 * config.support // size, 1, jnp.maximum(choices_W1 - 1, 1)
+    )
     index_K = jnp.arange(size)[None]
     block_WK = jnp.where(
         index_K < config.support,
@@ -188,7 +194,9 @@ def _newcomer_targets(key, count_W, config, max_length):
     size = config.support + config.query
     start_key, cut_key, early_key = jax.random.split(key, 3)
     choices_W1 = count_W[:, None] - 1
-    start_W1 = jax.random.randint(start_key, choices_W1.shape, 0, jnp.maximum(choices_W1 - size + 1, 1))
+    start_W1 = jax.random.randint(
+        start_key, choices_W1.shape, 0, jnp.maximum(choices_W1 - size + 1, 1)
+    )
     early_W1 = jax.random.bernoulli(early_key, config.early, start_W1.shape)
     start_W1 = jnp.where(early_W1, 0, start_W1)
     # A history shorter than the window is shared out between support and query, the query never left empty.

@@ -130,9 +130,7 @@ class _Loop(NamedTuple):
 def initial_state(problem: Problem, optimizer) -> TrainState:
     """The state before the first step, from the training seed."""
     init_key, _ = _seed_keys(problem.config)
-    return init_state(
-        problem.network, problem.learner, optimizer, problem.data.inputs, init_key
-    )
+    return init_state(problem.network, problem.learner, optimizer, problem.data.inputs, init_key)
 
 
 def _seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
@@ -145,7 +143,12 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
     optimizer = make_optimizer(config.optimizer, train)
     chunks = (
         make_chunk(
-            problem.network, problem.learner, optimizer, config, problem.protocol.num_items, pretrain=phase
+            problem.network,
+            problem.learner,
+            optimizer,
+            config,
+            problem.protocol.num_items,
+            pretrain=phase,
         )
         for phase in (True, False)
     )

@@ -55,7 +55,9 @@ def load_trained(workdir: str | os.PathLike, checkpoint: str = "best") -> Traine
     """
     path = Path(workdir).absolute()
     if not path.is_dir():
-        raise WorkdirError(f"{path}: no such directory; expected a work directory written by training")
+        raise WorkdirError(
+            f"{path}: no such directory; expected a work directory written by training"
+        )
     cache_compilations()
     config = workdirs.read_config(path)
     if not (path / "checkpoints").is_dir():

@@ -30,9 +30,7 @@ def make_validation(problem: Problem) -> Callable[[Params, Iterable[int]], Valid
         bound = bind_score(represent, score, params, problem.data.inputs)
         means = {}
         for steps in adapt_steps:
-            ranks = rank_cases(
-                bound, held_out, batches, steps, problem.protocol.mask_seen, size
-            )
+            ranks = rank_cases(bound, held_out, batches, steps, problem.protocol.mask_seen, size)
             sampled = next(name for name in ranks if name != "full")
             metric_M = per_case(*ranks[sampled]).mean(axis=0)
             full_M = per_case(*ranks["full"]).mean(axis=0)

@@ -39,7 +39,9 @@ def open_workdir(path: str | os.PathLike, config: Config) -> Path:
     if (workdir / "config.json").exists():
         different = settings.differences(read_config(workdir), config)
         # Where the first start failed (no such log, say), nothing is built that a corrected command could contradict.
-        begun = (workdir / "protocol" / "manifest.json").exists() or (workdir / "checkpoints").exists()
+        begun = (workdir / "protocol" / "manifest.json").exists() or (
+            workdir / "checkpoints"
+        ).exists()
         if different and begun:
             shown = "; ".join(different[:5])
             raise WorkdirError(
@@ -50,8 +52,12 @@ def open_workdir(path: str | os.PathLike, config: Config) -> Path:
             write_json(workdir / "config.json", settings.to_dict(config))
         return workdir
     # A run killed while it made the directory leaves no more than the draft of config.json.
-    if workdir.exists() and any(entry.name != ".config.json.partial" for entry in workdir.iterdir()):
-        raise WorkdirError(f"{workdir}: is not empty and has no config.json, so it is no work directory")
+    if workdir.exists() and any(
+        entry.name != ".config.json.partial" for entry in workdir.iterdir()
+    ):
+        raise WorkdirError(
+            f"{workdir}: is not empty and has no config.json, so it is no work directory"
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", settings.to_dict(config))
     return workdir
@@ -102,7 +108,9 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WorkdirError(f"{file}: missing; expected a work directory written by training") from None
+        raise WorkdirError(
+            f"{file}: missing; expected a work directory written by training"
+        ) from None
     except ValueError as error:
         raise WorkdirError(f"{file}: {error}; expected JSON") from error
 

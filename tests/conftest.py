@@ -58,7 +58,9 @@ def tiny():
         )
         generator = np.random.default_rng(seed)
         touched = np.arange(NUM_ITEMS - 1)
-        user_E = np.concatenate([touched % (NUM_USERS - 1), generator.integers(0, NUM_USERS - 1, 6)])
+        user_E = np.concatenate(
+            [touched % (NUM_USERS - 1), generator.integers(0, NUM_USERS - 1, 6)]
+        )
         item_E = np.concatenate([touched, generator.integers(0, NUM_ITEMS - 1, 6)])
         user_E, item_E = np.append(user_E, user_E[0]), np.append(item_E, item_E[0])
         graph = interaction_graph(user_E, item_E, NUM_USERS, NUM_ITEMS)
@@ -72,9 +74,7 @@ def tiny():
         learner = make_meta_learner(network, config.loss, config.meta)
         shapes = jax.eval_shape(network.init, jax.random.key(0), inputs)
         params = learner.init(random_like(shapes, seed))
-        return Tiny(
-            config, NUM_USERS, NUM_ITEMS, user_E, item_E, inputs, network, learner, params
-        )
+        return Tiny(config, NUM_USERS, NUM_ITEMS, user_E, item_E, inputs, network, learner, params)
 
     return build
 

@@ -28,7 +28,9 @@ def as_float64(tree):
     return np.asarray(tree, np.float64)
 
 
-def item_table(theta_1, config, events, num_users, num_items, item_features=None, user_features=None):
+def item_table(
+    theta_1, config, events, num_users, num_items, item_features=None, user_features=None
+):
     """Eq. 1 and algorithm 1 node by node. Returns item vectors [I, D] and biases [I]."""
     pairs = set(events)
     users_of = [[u for u in range(num_users) if (u, i) in pairs] for i in range(num_items)]
@@ -36,12 +38,16 @@ def item_table(theta_1, config, events, num_users, num_items, item_features=None
     bias_I = theta_1["item_bias"] if config.item_bias else np.zeros(num_items)
     item = [row.copy() for row in theta_1["item_embedding"]]
     if item_features is not None:
-        item = [f + dense(theta_1["item_features"], x) for f, x in zip(item, item_features, strict=True)]
+        item = [
+            f + dense(theta_1["item_features"], x) for f, x in zip(item, item_features, strict=True)
+        ]
     if not config.diffusion:
         return np.array(item), bias_I
     user = [row.copy() for row in theta_1["user_embedding"]]
     if user_features is not None:
-        user = [f + dense(theta_1["user_features"], x) for f, x in zip(user, user_features, strict=True)]
+        user = [
+            f + dense(theta_1["user_features"], x) for f, x in zip(user, user_features, strict=True)
+        ]
     for hop in range(1, config.hops + 1):
         weights = theta_1[f"hop{hop}"]
         new_item = [
@@ -84,7 +90,9 @@ def attention(weights, config, sequence):
                     apart = abs(m - n)
                     d = {"exp": np.exp(apart), "linear": apart}.get(config.distance)
                     d = slope * apart if d is None else d
-                    inner = sigmoid(dense(weights["W4"], sequence[m]) + dense(weights["W5"], sequence[n]))
+                    inner = sigmoid(
+                        dense(weights["W4"], sequence[m]) + dense(weights["W5"], sequence[n])
+                    )
                     e[m, n] = np.exp(inner @ weights["W3"] - d)
         axis = 1 if config.normalise_over == "m" else 0  # the index that the denominator keeps
         encoding = []

@@ -25,11 +25,17 @@ KINDS = [(kind, index) for kind in ("element", "feature") for index in ("m", "n"
 
 def attention(length=LENGTH, seed=0, **options):
     """A `PairAttention` as a function (parameters, items, valid), random parameters, random items."""
-    config = dataclasses.replace(ModelConfig(dim=3, max_length=length, distance="linear"), **options)
+    config = dataclasses.replace(
+        ModelConfig(dim=3, max_length=length, distance="linear"), **options
+    )
     module = PairAttention(config)
     item_LD = np.float32(np.random.default_rng(seed).standard_normal((length, 3)))
     params = module.init(jax.random.key(seed), item_LD, np.ones(length, bool))["params"]
-    return lambda params, item_LD, valid_L: module.apply({"params": params}, item_LD, valid_L), params, item_LD
+    return (
+        lambda params, item_LD, valid_L: module.apply({"params": params}, item_LD, valid_L),
+        params,
+        item_LD,
+    )
 
 
 def valid(length, total=LENGTH):
@@ -38,8 +44,18 @@ def valid(length, total=LENGTH):
 
 def test_masks_by_hand():
     forward_LL, backward_LL = directed_masks(jnp.array([False, True, True, True]))
-    assert forward_LL.astype(int).tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
-    assert backward_LL.astype(int).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]
+    assert forward_LL.astype(int).tolist() == [
+        [0, 0, 0, 0],
+        [0, 0, 1, 1],
+        [0, 0, 0, 1],
+        [0, 0, 0, 0],
+    ]
+    assert backward_LL.astype(int).tolist() == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 1, 1, 0],
+    ]
 
 
 @given(
@@ -48,7 +64,9 @@ def test_masks_by_hand():
 )
 def test_masked_softmax_is_a_softmax_of_what_is_allowed(score, allowed):
     weight = np.asarray(masked_softmax(jnp.asarray(score), jnp.asarray(allowed), axis=1))
-    for score_row, allowed_row, weight_row in zip(score.astype(float), allowed, weight, strict=True):
+    for score_row, allowed_row, weight_row in zip(
+        score.astype(float), allowed, weight, strict=True
+    ):
         expected = np.zeros(5)
         if allowed_row.any():
             e = np.exp(score_row[allowed_row] - score_row[allowed_row].max())
@@ -78,7 +96,9 @@ def test_nothing_to_attend_to_gives_zeros_and_finite_derivatives(kind, index, le
     first = jax.grad(total, argnums=(0, 1))(params, item_LD)
     # The derivative of a derivative, along a direction: what the outer loop takes.
     second = jax.grad(
-        lambda *at: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(jax.grad(total, argnums=(0, 1))(*at))),
+        lambda *at: sum(
+            jnp.sum(leaf) for leaf in jax.tree.leaves(jax.grad(total, argnums=(0, 1))(*at))
+        ),
         argnums=(0, 1),
     )(params, item_LD)
     for leaf in jax.tree.leaves((first, second)):
@@ -121,8 +141,12 @@ def test_weights_sum_to_one_over_the_named_index(kind):
     # Over n, each item is handed out once: all of them but the one that has no partner.
     apply, params, item_LD = attention(attention=kind, normalise_over="n")
     forward_LD, backward_LD = apply(params, item_LD, valid(LENGTH))
-    np.testing.assert_allclose(forward_LD.sum(axis=0), item_LD[:-1].sum(axis=0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(backward_LD.sum(axis=0), item_LD[1:].sum(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        forward_LD.sum(axis=0), item_LD[:-1].sum(axis=0), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        backward_LD.sum(axis=0), item_LD[1:].sum(axis=0), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def test_against_a_loop(histories, max_length, max_support):
         assert batch.known_BH[row, :count].tolist() == sorted(seen)
         assert not batch.known_BH[row, count:].any()
         off = ~batch.support_mask_BK[row]
-        assert not batch.support_target_BK[row][off].any() and not batch.support_length_BK[row][off].any()
+        assert (
+            not batch.support_target_BK[row][off].any()
+            and not batch.support_length_BK[row][off].any()
+        )
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=5), st.randoms())

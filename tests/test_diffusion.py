@@ -41,7 +41,9 @@ def test_without_diffusion_the_table_is_the_embedding(tiny):
 
 def test_one_hop_reaches_the_users_of_an_item_and_no_other_item(tiny):
     model = tiny(model={"node_relu": False})
-    np.testing.assert_array_equal(sensitivity(model, "item_embedding"), np.eye(model.num_items, dtype=bool))
+    np.testing.assert_array_equal(
+        sensitivity(model, "item_embedding"), np.eye(model.num_items, dtype=bool)
+    )
     np.testing.assert_array_equal(sensitivity(model, "user_embedding"), adjacency(model).T)
 
 
@@ -67,7 +69,10 @@ def test_an_isolated_item_keeps_to_itself(tiny, aggregator):
 def test_order_of_users_and_of_items_does_not_matter(tiny, aggregator):
     model = tiny(model={"hops": 2, "aggregator": aggregator})
     generator = np.random.default_rng(0)
-    user_place, item_place = generator.permutation(model.num_users), generator.permutation(model.num_items)
+    user_place, item_place = (
+        generator.permutation(model.num_users),
+        generator.permutation(model.num_items),
+    )
     graph = interaction_graph(
         user_place[model.user_E], item_place[model.item_E], model.num_users, model.num_items
     )

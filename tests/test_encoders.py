@@ -50,10 +50,14 @@ def test_what_lies_under_the_padding_does_not_matter(encoder, options, readout):
 @every_encoder
 def test_vectors_that_only_padding_names_get_no_gradient(encoder, options):
     model, table, encode = encoder(**options)
-    context_BL = np.where(np.arange(4) < 4 - LENGTH_B[:, None], 6, np.where(CONTEXT_BL == 6, 5, CONTEXT_BL))
+    context_BL = np.where(
+        np.arange(4) < 4 - LENGTH_B[:, None], 6, np.where(CONTEXT_BL == 6, 5, CONTEXT_BL)
+    )
 
     def total(vector_ID):
-        s_BD = encode(model.params["encoder"], table._replace(vector_ID=vector_ID), context_BL, LENGTH_B)
+        s_BD = encode(
+            model.params["encoder"], table._replace(vector_ID=vector_ID), context_BL, LENGTH_B
+        )
         return jnp.sum(jnp.sin(s_BD))
 
     gradient_ID = np.asarray(jax.jit(jax.grad(total))(table.vector_ID))
@@ -70,9 +74,13 @@ def test_a_longer_window_changes_nothing(encoder, options, readout):
     theta_2 = short.params["encoder"]
     longer = dict(theta_2)
     if "positions" in theta_2:  # counted from the latest event
-        longer["positions"] = np.concatenate([np.full((3, 4), 9.0, np.float32), theta_2["positions"]])
+        longer["positions"] = np.concatenate(
+            [np.full((3, 4), 9.0, np.float32), theta_2["positions"]]
+        )
     np.testing.assert_allclose(
-        encode_longer(longer, table, np.pad(CONTEXT_BL, ((0, 0), (3, 0)), constant_values=7), LENGTH_B),
+        encode_longer(
+            longer, table, np.pad(CONTEXT_BL, ((0, 0), (3, 0)), constant_values=7), LENGTH_B
+        ),
         encode(theta_2, table, CONTEXT_BL, LENGTH_B),
         rtol=1e-5,
         atol=1e-6,
@@ -189,7 +197,9 @@ def test_input_dropout_keeps_the_mean(encoder):
     """What is kept is scaled up, so that the mean over keys is the value without dropout (the readout is linear)."""
     model, table, encode = encoder(input_dropout=0.3)
     context_BL, length_B = np.tile(CONTEXT_BL[:1], (4000, 1)), np.full(4000, 4)
-    s_BD = np.asarray(encode(model.params["encoder"], table, context_BL, length_B, jax.random.key(0)))
+    s_BD = np.asarray(
+        encode(model.params["encoder"], table, context_BL, length_B, jax.random.key(0))
+    )
     error_D = s_BD.std(axis=0) / 4000**0.5
     still_D = np.asarray(encode(model.params["encoder"], table, context_BL[:1], length_B[:1]))[0]
     assert (np.abs(s_BD.mean(axis=0) - still_D) < 5 * error_D).all() and (error_D > 1e-4).all()

@@ -40,8 +40,12 @@ def by_hand(vectors, neighbours, aggregator):
 def test_edges_by_hand():
     graph = interaction_graph(USER_E, ITEM_E, 4, 5)
     pairs = [(0, 0), (0, 3), (1, 0), (1, 4), (2, 1)]
-    to_users = list(zip(graph.receivers[:5].tolist(), (graph.senders[:5] - 4).tolist(), strict=True))
-    to_items = list(zip(graph.senders[5:].tolist(), (graph.receivers[5:] - 4).tolist(), strict=True))
+    to_users = list(
+        zip(graph.receivers[:5].tolist(), (graph.senders[:5] - 4).tolist(), strict=True)
+    )
+    to_items = list(
+        zip(graph.senders[5:].tolist(), (graph.receivers[5:] - 4).tolist(), strict=True)
+    )
     assert to_users == pairs
     assert sorted(to_items) == pairs
     assert (np.diff(graph.receivers[:5]) >= 0).all() and (np.diff(graph.receivers[5:]) >= 0).all()
@@ -102,7 +106,9 @@ def test_dense_matrix_and_its_limits(monkeypatch):
 def test_aggregates_by_hand(aggregator, dense):
     generator = np.random.default_rng(0)
     inputs = both_paths()[dense]
-    user_RD = np.float32(generator.standard_normal((4, 3)) - 2)  # a maximum below 0: zeros stand out
+    user_RD = np.float32(
+        generator.standard_normal((4, 3)) - 2
+    )  # a maximum below 0: zeros stand out
     item_ID = np.float32(generator.standard_normal((5, 3)) - 2)
     to_item = aggregate_items(inputs, user_RD, 5, aggregator)
     to_user = aggregate_users(inputs, item_ID, 4, aggregator)
@@ -124,7 +130,8 @@ def test_dense_and_segment_paths_agree_in_value_and_gradient(aggregator):
         return jnp.sum(jnp.tanh(to_item) * weight_ID) + jnp.sum(jnp.tanh(to_user) * weight_ID[:4])
 
     (by_edges, edge_gradient), (by_matrix, matrix_gradient) = (
-        jax.value_and_grad(value, argnums=(1, 2))(inputs, user_RD, item_ID) for inputs in both_paths()
+        jax.value_and_grad(value, argnums=(1, 2))(inputs, user_RD, item_ID)
+        for inputs in both_paths()
     )
     np.testing.assert_allclose(by_edges, by_matrix, rtol=1e-5)
     for a, b in zip(edge_gradient, matrix_gradient, strict=True):
@@ -134,7 +141,9 @@ def test_dense_and_segment_paths_agree_in_value_and_gradient(aggregator):
 
 def test_gradient_of_max_goes_to_the_winner_and_is_finite_at_isolated_nodes():
     user_RD = np.array([[1.0], [2.0], [-3.0], [5.0]], np.float32)
-    gradient_RD = jax.grad(lambda u: jnp.sum(aggregate_items(both_paths()[0], u, 5, "max")))(user_RD)
+    gradient_RD = jax.grad(lambda u: jnp.sum(aggregate_items(both_paths()[0], u, 5, "max")))(
+        user_RD
+    )
     # Items 0, 1, 3, 4 are won by users 1, 2, 0, 1; item 2 has nobody.
     assert gradient_RD[:, 0].tolist() == [1, 2, 1, 0]
 

@@ -4,9 +4,10 @@ import csv
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
-from tiny import config, copy, flags, launch_many, started, trained, values
+from tiny import config, copy, flags, launch_many, saved_state, started, trained, values
 
 from metacsr_jax import recommend
 from metacsr_jax.evaluation.rows import KEYS, read_rows
@@ -81,12 +82,11 @@ def test_train_refuses_in_one_line_and_dry_run_writes_nothing(tmp_path):
     start, end = dry.out.index("{"), dry.out.rindex("\n}") + 2
     printed = json.loads(dry.out[start:end])
     assert printed["train"]["seed"] == 3 and printed["model"]["dim"] == values()["model.dim"]
-    # 160 items and 108 regular users of dimension 8, by hand:
-    representer = 160 * 8 + 108 * 8 + (8 * 8 + 8) + (16 * 8 + 8) + 160
     for part in (
-        f"parameters of representer: {representer:,}",
-        "parameters of encoder:",
-        "parameters of rates:",
+        *(
+            f"parameters of {name}: {sum(leaf.size for leaf in jax.tree.leaves(tree)):,}\n"
+            for name, tree in saved_state(trained()).params.items()
+        ),
         "regular 108",
         "of 108 users and 160 items",
         "outer step: 4 tasks x 1 users x (3 support + 3 query) = 24 samples",

@@ -82,7 +82,11 @@ def test_reductions_are_those_of_eq_10_and_its_mean():
     result = losses.bpr(POSITIVE_B, NEGATIVE_BN)
     every_term = -log(sigmoid(np.asarray(POSITIVE_B)[:, None] - np.asarray(NEGATIVE_BN)))
     mask_B = jnp.array([False, True])
-    for mask, chosen in ((None, every_term), (jnp.ones(2, bool), every_term), (mask_B, every_term[1:])):
+    for mask, chosen in (
+        (None, every_term),
+        (jnp.ones(2, bool), every_term),
+        (mask_B, every_term[1:]),
+    ):
         np.testing.assert_allclose(losses.reduce(result, mask, "sum"), chosen.sum(), rtol=1e-6)
         np.testing.assert_allclose(losses.reduce(result, mask, "mean"), chosen.mean(), rtol=1e-6)
 

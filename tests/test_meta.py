@@ -114,7 +114,10 @@ def test_adapt_without_steps_returns_the_start(tiny, random_samples):
         ({"inner_steps": 3}, {"model": {**SMALL, "attention": "feature", "distance": "learned"}}),
         ({"inner_steps": 2}, {"loss": {"name": "softmax", "label_smoothing": 0.1}, "dense": True}),
         ({"inner_steps": 2, "method": "metasgd"}, {"loss": {"name": "sampled_softmax"}}),
-        ({"inner_steps": 1, "method": "anil", "inner_reduction": "mean"}, {"loss": {"name": "bce"}}),
+        (
+            {"inner_steps": 1, "method": "anil", "inner_reduction": "mean"},
+            {"loss": {"name": "bce"}},
+        ),
     ],
     ids=["maml_1", "maml_3", "maml_softmax", "metasgd", "anil"],
 )
@@ -133,13 +136,17 @@ def test_outer_gradient_agrees_with_finite_differences(tiny, random_samples, met
         assert jax.tree.structure(gradient) == jax.tree.structure(params)
         generator = np.random.default_rng(1)
         for part in params:  # theta_1, theta_2 and the rates apart: none hides behind another
-            direction = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape), params[part])
+            direction = jax.tree.map(
+                lambda leaf: generator.standard_normal(leaf.shape), params[part]
+            )
 
             def loss(step, part=part, direction=direction):
                 moved = jax.tree.map(lambda p, d: p + step * d, params[part], direction)
                 return function({**params, part: moved}, support, query).loss
 
-            slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: np.sum(g * d), gradient[part], direction)))
+            slope = sum(
+                jax.tree.leaves(jax.tree.map(lambda g, d: np.sum(g * d), gradient[part], direction))
+            )
             expected = (loss(1e-5) - loss(-1e-5)) / 2e-5
             assert slope == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
             assert abs(slope) > 1e-3
@@ -152,10 +159,7 @@ def test_first_order_maml_is_the_query_gradient_at_the_adapted_parameters(tiny, 
     meta = {"inner_steps": 2}
     exact = tiny(seed=1, model=SMALL, meta=meta)
     first = tiny(seed=1, model=SMALL, meta={**meta, "method": "fomaml"})
-    whole, result = (
-        outer(model, support, query)
-        for model in (exact, first)
-    )
+    whole, result = (outer(model, support, query) for model in (exact, first))
     assert result.loss == pytest.approx(float(whole.loss), rel=1e-6)
 
     def by_hand(params):
@@ -170,7 +174,9 @@ def test_first_order_maml_is_the_query_gradient_at_the_adapted_parameters(tiny, 
         for t in range(2):
             adapted = exact.learner.personalise(params, table, task(support, t), 2)
             of_1, of_2 = jax.grad(loss, argnums=(0, 1))(params["representer"], adapted, t)
-            total = jax.tree.map(lambda a, b: a + b / 2, total, {"representer": of_1, "encoder": of_2})
+            total = jax.tree.map(
+                lambda a, b: a + b / 2, total, {"representer": of_1, "encoder": of_2}
+            )
         return total
 
     assert_trees_close(result.gradient, jax.jit(by_hand)(exact.params), rtol=1e-4, atol=1e-6)
@@ -196,7 +202,9 @@ def test_only_the_chosen_part_adapts(tiny, random_samples, meta, still):
     support, _ = batch(random_samples)
     after = personalise(model, task(support, 0), 1)
     moved = difference(after, model.params["encoder"])
-    assert {"readout/W6/bias", "readout/W7/kernel", "predictor/W8/kernel", "attention/W3"} <= set(moved)
+    assert {"readout/W6/bias", "readout/W7/kernel", "predictor/W8/kernel", "attention/W3"} <= set(
+        moved
+    )
     for path, change in moved.items():
         if path == "predictor/W9/bias":
             continue  # adds the same to all scores: a ranking loss does not see it
@@ -256,12 +264,12 @@ def test_reptile_pulls_toward_the_adapted_parameters(tiny, random_samples):
     model = tiny(model=SMALL, meta=meta)
     first = tiny(model=SMALL, meta={**meta, "method": "fomaml"})
     support, query = batch(random_samples)
-    result, reference = (
-        outer(m, support, query) for m in (model, first)
-    )
+    result, reference = (outer(m, support, query) for m in (model, first))
     adapted = [personalise(model, task(support, t), 3) for t in range(2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *adapted)
-    landed = jax.tree.map(lambda p, g: p - 0.15 * g, model.params["encoder"], result.gradient["encoder"])
+    landed = jax.tree.map(
+        lambda p, g: p - 0.15 * g, model.params["encoder"], result.gradient["encoder"]
+    )
     assert_trees_close(landed, mean, rtol=1e-4, atol=1e-6)
     assert_trees_close(
         result.gradient["representer"], reference.gradient["representer"], rtol=1e-4, atol=1e-6
@@ -285,10 +293,14 @@ def test_an_empty_support_leaves_the_model_unadapted(tiny, random_samples):
 
 def test_masked_samples_do_not_adapt(tiny, random_samples):
     model = tiny(model=SMALL)
-    support = task(batch(random_samples)[0], 0)._replace(mask_K=np.array([True, False, True, False]))
+    support = task(batch(random_samples)[0], 0)._replace(
+        mask_K=np.array([True, False, True, False])
+    )
     garbage = random_samples(9, (4,), length=3)
     changed = jax.tree.map(
-        lambda a, b: np.where(support.mask_K.reshape(-1, *[1] * (a.ndim - 1)), a, b), support, garbage
+        lambda a, b: np.where(support.mask_K.reshape(-1, *[1] * (a.ndim - 1)), a, b),
+        support,
+        garbage,
     )._replace(mask_K=support.mask_K)
     assert any((a != b).any() for a, b in zip(support, changed, strict=True))
     jax.tree.map(
@@ -306,7 +318,9 @@ def test_the_sum_over_the_support_is_its_mean_times_samples_and_terms(tiny, rand
     moved = {}
     for reduction in ("sum", "mean"):
         model = tiny(
-            model=SMALL, loss={"negatives": 5}, meta={"inner_reduction": reduction, "inner_rate": 0.01}
+            model=SMALL,
+            loss={"negatives": 5},
+            meta={"inner_reduction": reduction, "inner_rate": 0.01},
         )
         after = personalise(model, support, 1)
         moved[reduction] = jax.tree.map(lambda a, b: a - b, after, model.params["encoder"])
@@ -318,9 +332,9 @@ def test_learned_rates_start_at_the_inner_rate_and_stay_positive(tiny, random_sa
     maml, metasgd = tiny(model=SMALL), tiny(model=SMALL, meta={"method": "metasgd"})
     assert jax.tree.structure(metasgd.params["rates"]) == jax.tree.structure(maml.params["encoder"])
     support = task(batch(random_samples)[0], 0)
-    one, other = (
-        personalise(m, support, 1) for m in (maml, metasgd)
-    )
+    one, other = (personalise(m, support, 1) for m in (maml, metasgd))
     assert_trees_close(one, other, rtol=1e-5, atol=1e-6)
     only_head = tiny(model=SMALL, meta={"method": "metasgd", "adapted": "head"})
-    assert difference(only_head.params["rates"], only_head.params["rates"]).keys() == {"readout/W6/bias"}
+    assert difference(only_head.params["rates"], only_head.params["rates"]).keys() == {
+        "readout/W6/bias"
+    }

@@ -106,7 +106,9 @@ def test_scores_of_every_encoder(tiny, options):
 
 def test_adapted_parameters(tiny, random_samples):
     """theta_2' after one inner step (eqs. 10 to 12), the gradient by central differences of the reference."""
-    model = tiny(seed=3, model={"dim": 2, "max_length": 3, "output_relu": False}, meta={"inner_rate": 0.01})
+    model = tiny(
+        seed=3, model={"dim": 2, "max_length": 3, "output_relu": False}, meta={"inner_rate": 0.01}
+    )
     config = model.config.model
     support = random_samples(4, (5,), length=3)
     assert support.mask_K.any() and not support.mask_K.all()

@@ -31,7 +31,9 @@ def scorer(model, adapt_per="user"):
 @pytest.fixture(scope="module")
 def scored(tiny):
     """A model, its scorer, a batch, and scores after 0 and 2 steps."""
-    model = tiny(seed=4, model={"output_relu": False, "distance": "linear"}, meta={"inner_rate": 0.05})
+    model = tiny(
+        seed=4, model={"output_relu": False, "distance": "linear"}, meta={"inner_rate": 0.05}
+    )
     score, batch = scorer(model), batch_of(HISTORIES)
     return model, score, batch, {steps: np.asarray(score(batch, steps)) for steps in (0, 2)}
 
@@ -62,7 +64,9 @@ def test_what_lies_under_the_padding_does_not_matter(scored, steps):
     spoilt = batch._replace(
         context_BL=spoil(batch.context_BL, batch.length_B),
         support_context_BKL=spoil(batch.support_context_BKL, batch.support_length_BK),
-        support_target_BK=np.where(batch.support_mask_BK, batch.support_target_BK, 5).astype(np.int32),
+        support_target_BK=np.where(batch.support_mask_BK, batch.support_target_BK, 5).astype(
+            np.int32
+        ),
     )
     assert (spoilt.support_context_BKL != batch.support_context_BKL).any()
     np.testing.assert_array_equal(score(spoilt, steps), expected[steps])
@@ -93,7 +97,10 @@ def test_users_adapt_to_their_own_support_and_none_without_one(scored):
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_groups_pool_their_support(tiny, loss):
     model = tiny(
-        seed=4, model={"output_relu": False}, loss={"name": loss}, meta={"inner_reduction": "mean", "inner_rate": 0.5}
+        seed=4,
+        model={"output_relu": False},
+        loss={"name": loss},
+        meta={"inner_reduction": "mean", "inner_rate": 0.5},
     )
     batch = batch_of(HISTORIES)
     grouped = np.asarray(scorer(model, "group")(batch, 1))

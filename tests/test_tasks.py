@@ -24,7 +24,18 @@ from metacsr_jax.optimizer import make_optimizer
 from metacsr_jax.step import TrainData, init_state, make_chunk
 from metacsr_jax.tasks import draw_samples, draw_tasks, draw_users, make_histories, with_negatives
 
-COUNTS = [2, 1, 3, 0, 4, 5, 8, 9, 12, 40]  # events of each user; users 1 and 3 have nothing to predict
+COUNTS = [
+    2,
+    1,
+    3,
+    0,
+    4,
+    5,
+    8,
+    9,
+    12,
+    40,
+]  # events of each user; users 1 and 3 have nothing to predict
 ELIGIBLE = [user for user, count in enumerate(COUNTS) if count >= 2]
 LENGTH = 4
 draw_singles = jax.jit(draw_samples, static_argnums=(2, 3, 4))
@@ -45,7 +56,11 @@ def drawn(request, histories):
     config = dataclasses.replace(SMALL, sampling=request.param)
     draw = jax.jit(draw_tasks, static_argnums=(2, 3))
     support, query, support_user, query_user = draw(jax.random.key(0), histories, config, LENGTH)
-    assert support.context_KL.shape == (200, 15, LENGTH) and query.context_KL.shape == (200, 25, LENGTH)
+    assert support.context_KL.shape == (200, 15, LENGTH) and query.context_KL.shape == (
+        200,
+        25,
+        LENGTH,
+    )
 
     def by_user(array, size):
         return np.asarray(array).reshape(USERS, size, *array.shape[2:])
@@ -140,7 +155,8 @@ def test_single_samples_cover_every_event_that_can_be_predicted(histories):
     for user in ELIGIBLE:
         assert set(place_B[user_B == user].tolist()) == set(range(1, COUNTS[user]))
     for context_L, length, target in zip(
-        *(np.asarray(a) for a in (samples.context_KL, samples.length_K, samples.target_K)), strict=True
+        *(np.asarray(a) for a in (samples.context_KL, samples.length_K, samples.target_K)),
+        strict=True,
     ):
         assert context_L[LENGTH - length :].tolist() == list(range(target - length, target))
         assert min(2, target % 100) <= length
@@ -152,7 +168,9 @@ def test_users_are_drawn_uniformly_or_by_their_targets(histories, weight):
     draws = 40_000
     user = np.asarray(draw_users(jax.random.key(5), histories, weight, (200, 200))).ravel()
     count_R = np.bincount(user, minlength=len(COUNTS))
-    share_R = np.array([(count - 1 if weight == "events" else 1) * (count >= 2) for count in COUNTS])
+    share_R = np.array(
+        [(count - 1 if weight == "events" else 1) * (count >= 2) for count in COUNTS]
+    )
     expected_R = draws * share_R / share_R.sum()
     assert not count_R[share_R == 0].any()
     chi = ((count_R - expected_R) ** 2)[share_R > 0] / expected_R[share_R > 0]
@@ -201,7 +219,9 @@ def test_a_chunk_uses_no_key_twice_and_depends_on_seed_and_step_alone(tiny, pret
     def fresh(step=0):  # a copy, since the chunk donates its state
         return jax.tree.map(jnp.copy, start)._replace(step=jnp.int32(step))
 
-    with jax.debug_key_reuse(True):  # throughout: the setting is part of what a program is compiled for
+    with jax.debug_key_reuse(
+        True
+    ):  # throughout: the setting is part of what a program is compiled for
         state, report = chunk(fresh(), data, jax.random.key(0))
         again, same = chunk(fresh(), data, jax.random.key(0))
         _, other = chunk(fresh(step=2), data, jax.random.key(0))

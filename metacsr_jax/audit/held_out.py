@@ -4,9 +4,9 @@ Axes: N cases, H history events (CSR), C negatives, S touched (user, item) pairs
 """
 
 import numpy as np
-from metacsr_jax.data.interactions import Interactions
 
 from metacsr_jax.audit.refusal import check_offsets, check_range, member, name_event, refuse
+from metacsr_jax.data.interactions import Interactions
 from metacsr_jax.errors import LeakError
 from metacsr_jax.protocol import Cases, Protocol
 from metacsr_jax.protocol.held_out import case_users

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from metacsr_jax.data.interactions import Interactions
 
 from metacsr_jax.audit.events import check_protocol, check_training
 from metacsr_jax.audit.held_out import check_histories, check_negatives, touched_pairs
+from metacsr_jax.data.interactions import Interactions
 from metacsr_jax.protocol import (
     ROLE_NAMES,
     SCENARIOS,

@@ -41,10 +41,8 @@ def encode_ids(values: Any, place: str) -> tuple[np.ndarray, np.ndarray]:
     _check_strings(unique, place)
     # An Enum maps each string to its place in the list of categories, in one pass.
     code_E = values.cast(pl.Enum(unique)).to_physical().to_numpy()
-    if unique.str.contains(_CANONICAL).all():
-        ids = unique.cast(pl.Int64).to_numpy()
-    else:
-        ids = np.array(unique.to_list(), dtype=np.str_)
+    whole = unique.str.contains(_CANONICAL).all()
+    ids = unique.cast(pl.Int64).to_numpy() if whole else np.array(unique.to_list(), dtype=np.str_)
     order = np.argsort(ids)
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)

@@ -31,7 +31,9 @@ NAMES = {
 }  # fmt: skip
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _ABSENT = {"time": "order", "rating": "none"}
-TIME_IF_THERE = "time if there"  # as time_column: a column with a usual name, or the order of the rows
+TIME_IF_THERE = (
+    "time if there"  # as time_column: a column with a usual name, or the order of the rows
+)
 
 
 def read_csv(source: Source, config: DataConfig) -> Interactions:

@@ -66,7 +66,10 @@ class DiffusionRepresenter(nn.Module):
     @nn.compact
     def __call__(self, inputs: DiffusionInputs) -> ItemTable:
         """Returns the table of item vectors; `inputs` as in `graph.DiffusionInputs`."""
-        config, init = self.config, nn.initializers.normal(self.config.init_scale / self.config.dim**0.5)
+        config, init = (
+            self.config,
+            nn.initializers.normal(self.config.init_scale / self.config.dim**0.5),
+        )
         item_ID = self.param("item_embedding", init, (self.num_items, config.dim))
         if inputs.item_features_IF is not None:
             project = nn.Dense(config.dim, use_bias=False, name="item_features")

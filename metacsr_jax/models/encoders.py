@@ -109,7 +109,9 @@ class TransformerBlock(nn.Module):
         state_LD = state_LD + drop(mixed_LD, deterministic=deterministic)
         normed_LD = nn.LayerNorm(name="norm2")(state_LD)
         wide = nn.gelu(nn.Dense(4 * config.dim, name="wide")(normed_LD))
-        return state_LD + drop(nn.Dense(config.dim, name="narrow")(wide), deterministic=deterministic)
+        return state_LD + drop(
+            nn.Dense(config.dim, name="narrow")(wide), deterministic=deterministic
+        )
 
 
 class TransformerEncoder(nn.Module):

@@ -60,11 +60,17 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
 
     def init(key: jax.Array, inputs: DiffusionInputs) -> Params:
         representer_key, encoder_key, predictor_key = jax.random.split(key, 3)
-        item_LD, valid_L = jnp.zeros((config.max_length, config.dim)), jnp.ones(config.max_length, bool)
+        item_LD, valid_L = (
+            jnp.zeros((config.max_length, config.dim)),
+            jnp.ones(config.max_length, bool),
+        )
         theta_2 = dict(encoder.init(encoder_key, item_LD, valid_L, True)["params"])
         if config.predictor == "mlp":
             theta_2["predictor"] = predictor.init(predictor_key, item_LD[0], item_LD)["params"]
-        return {"representer": representer.init(representer_key, inputs)["params"], "encoder": theta_2}
+        return {
+            "representer": representer.init(representer_key, inputs)["params"],
+            "encoder": theta_2,
+        }
 
     def represent(theta_1: Params, inputs: DiffusionInputs) -> ItemTable:
         return representer.apply({"params": theta_1}, inputs)
@@ -102,6 +108,4 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
 
 def parameter_counts(params: Params) -> dict[str, int]:
     """Number of parameters of each top-level part, for reports."""
-    return {
-        name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()
-    }
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}

@@ -113,14 +113,22 @@ def subset_table(rows: Iterable[Row], style: Style = "text") -> str:
     """Seen and unseen, new and repeated targets apart, for scenarios that have both sorts; empty where none has."""
     rows = list(rows)
     whole = {row["scenario"]: row["cases"] for row in rows if row["subset"] == "all"}
-    parts = [row for row in rows if row["subset"] != "all" and row["cases"] < whole[row["scenario"]]]
+    parts = [
+        row for row in rows if row["subset"] != "all" and row["cases"] < whole[row["scenario"]]
+    ]
     if not parts:
         return ""
-    subsets = [name for name in ("seen", "unseen", "new", "repeat") if any(row["subset"] == name for row in parts)]
+    subsets = [
+        name
+        for name in ("seen", "unseen", "new", "repeat")
+        if any(row["subset"] == name for row in parts)
+    ]
     return metric_table(parts, subsets=subsets, style=style)
 
 
-def difference_table(rows: Iterable[Row], metrics: Sequence[str] = ("auc", "map"), style: Style = "text") -> str:
+def difference_table(
+    rows: Iterable[Row], metrics: Sequence[str] = ("auc", "map"), style: Style = "text"
+) -> str:
     """Paired differences with their 95 % intervals, one line per comparison; rows as `evaluation.differences` has them."""
     keys = ("scenario", "candidates", "first", "second", "cases")
     lines: dict[tuple, dict[str, str]] = {}
@@ -128,7 +136,9 @@ def difference_table(rows: Iterable[Row], metrics: Sequence[str] = ("auc", "map"
         place = tuple(str(row[key]) for key in keys)
         cell = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
         lines.setdefault(place, {})[row["metric"]] = cell
-    body = [[*place, *(cells.get(metric, "") for metric in metrics)] for place, cells in lines.items()]
+    body = [
+        [*place, *(cells.get(metric, "") for metric in metrics)] for place, cells in lines.items()
+    ]
     return layout([*keys, *(f"{title(metric)}: first - second" for metric in metrics)], body, style)
 
 
