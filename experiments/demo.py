@@ -13,12 +13,14 @@ from absl import flags
 
 from experiments import launch
 from metacsr_jax import presets, settings
+from metacsr_jax.errors import WorkdirError
 from metacsr_jax.evaluate import evaluate, evaluate_baselines
 from metacsr_jax.log import load_log
 from metacsr_jax.recommend import load
 from metacsr_jax.report.table import metric_table
 from metacsr_jax.report.workdir import draw_workdir
 from metacsr_jax.train import fit
+from metacsr_jax.workdir import read_config
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/demo", "Where everything is written; what an earlier demo left is removed."
@@ -34,7 +36,10 @@ def main(_: list[str]) -> int | None:
     assignments = [*(SMALL if _SMALL.value else ()), *_SET.value]
     config = settings.override(presets.preset("synthetic/tuned"), assignments)
     workdir = Path(_WORKDIR.value)
-    if (workdir / "config.json").exists():  # never remove what is no work directory
+    if (workdir / "config.json").exists():
+        earlier = read_config(workdir)
+        if earlier.preset != config.preset or earlier.data.path:
+            raise WorkdirError(f"{workdir}: holds another run, not a demo; give another --workdir")
         shutil.rmtree(workdir)
     log = load_log(config)
     print(
@@ -42,7 +47,7 @@ def main(_: list[str]) -> int | None:
     )
     result = fit(log, config, workdir)
     if result.status != "finished":
-        return 130
+        return launch.INTERRUPTED
     steps = sorted({0, 1, 5, result.chosen_adapt_steps})
     rows = evaluate(workdir, adapt_steps=steps)
     rows += evaluate_baselines(workdir, ("popular", "markov", "random"))

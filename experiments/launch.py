@@ -8,6 +8,8 @@ from absl import app, flags, logging
 
 from metacsr_jax.errors import MetaCSRError
 
+INTERRUPTED = 130  # stopped by a signal; distinguishes "resume me" from "done" in scripts
+
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs an absl main function; exits with 2 on an error a user can act on."""
@@ -22,6 +24,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             return main(arguments)
         except MetaCSRError as error:
             return _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            return INTERRUPTED
         except BrokenPipeError:
             return 0
 

@@ -32,8 +32,6 @@ _SKIP = flags.DEFINE_bool(
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 
-SIGNAL_EXIT = 130  # interrupted, saved; distinguishes "resume me" from "done" in scripts
-
 
 def config_from_flags() -> Config:
     """The preset with what the flags change."""
@@ -55,7 +53,7 @@ def main(_: list[str]) -> int | None:
     if not _WORKDIR.value:
         raise launch.MetaCSRError("--workdir is missing: the directory to write to")
     result = fit(lambda: load_log(config), config, _WORKDIR.value, progress=_PROGRESS.value)
-    return SIGNAL_EXIT if result.status == "interrupted" else None
+    return launch.INTERRUPTED if result.status == "interrupted" else None
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ class TaskConfig:
     sampling: Literal["random", "newcomer"] = (
         "random"  # newcomer: support are the prefixes of a window, query what follows
     )
+    # sampling=random: while pre-training only
     early: float = 0.0  # share of samples (newcomer: of tasks) from the first events of a history, where new users are
     user_weight: Literal["uniform", "events"] = "uniform"
     pretrain_batch: int = 4096  # samples per step while pre-training
@@ -148,9 +149,9 @@ class OptimizerConfig:
     weight_decay: float = 5e-4  # on matrices and tables, not on biases
     decay: Literal["coupled", "decoupled"] = "coupled"
     clip: float = 0.0  # global norm; 0: off
-    rates_rate: float = (
-        1e-2  # Adam's rate for the logarithms of Meta-SGD's inner rates, relative schedule as above
-    )
+    # Of the logarithms of Meta-SGD's inner rates; they start with pre-training's Adam moments, of zeros, and so
+    # move up to 6 times as fast in the first tens of steps after it.
+    rates_rate: float = 1e-2
     pretrain_rate: float = 2e-3  # Adam's rate while pre-training (its own warm-up and cosine)
 
 

@@ -15,7 +15,7 @@ from metacsr_jax.evaluation.differences import Compared, differences
 from metacsr_jax.evaluation.ranking import Ranks, rank_cases
 from metacsr_jax.evaluation.rows import Row, metric_rows, write_ranks, write_rows
 from metacsr_jax.problem import Problem, scenario_batches
-from metacsr_jax.score import make_score
+from metacsr_jax.score import batch_size, make_score
 from metacsr_jax.trained import Trained, load_trained
 
 Score = Callable[[CaseBatch, int], Any]
@@ -54,8 +54,7 @@ def evaluate(
     for per in adapt_per or config.evaluation.adapt_per:
         name = "metacsr" if per == "user" else "metacsr-group"
         score = score_of(trained, per)
-        whole = config.evaluation.group_size if per == "group" else 1
-        size = -(-(batch or config.evaluation.batch) // whole) * whole  # no batch cuts a group
+        size = batch_size(config, per, batch)
         for scenario in scenarios or config.evaluation.scenarios:
             for steps in adapt_steps:
                 ranks = rank_scenario(trained.problem, score, scenario, steps, size)

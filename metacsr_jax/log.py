@@ -16,9 +16,15 @@ def load_log(config: Config) -> Interactions:
         ConfigError: a preset for a real log has no path.
         DataError: the log cannot be read.
     """
+    synthetic = config.preset.startswith("synthetic")
     if config.data.path:
+        if synthetic:
+            raise ConfigError(
+                f"preset {config.preset!r} is for the embedded log, but data.path={config.data.path!r}; "
+                "expected --preset=custom/tuned or that of a log"
+            )
         return read(config.data.path, config.data)
-    if not config.preset.startswith("synthetic"):
+    if not synthetic:
         raise ConfigError(
             f"preset {config.preset!r} needs a log: give --data=PATH (tools/prepare_data.py downloads public ones)"
         )

@@ -22,7 +22,7 @@ class Monitor(contextlib.AbstractContextManager):
         self._pretrain_steps = train.pretrain_steps
         self._tasks = config.tasks.tasks
         self._samples = config.tasks.pretrain_batch
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=step or None)
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1 if step else 0)
         self._bar = tqdm(
             total=train.pretrain_steps + train.steps,
             initial=step,

@@ -95,6 +95,12 @@ def support_samples(batch: CaseBatch, config: Config, num_items: int) -> Samples
     )
 
 
+def batch_size(config: Config, adapt_per: str, batch: int | None = None) -> int:
+    """Users scored at once: `batch` or `evaluation.batch`, rounded up so that no batch cuts a group."""
+    whole = config.evaluation.group_size if adapt_per == "group" else 1
+    return -(-(batch or config.evaluation.batch) // whole) * whole
+
+
 def bind_score(
     represent: Callable[[Params, DiffusionInputs], ItemTable],
     score: ScoreFunction,

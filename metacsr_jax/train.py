@@ -111,6 +111,8 @@ def prepare_protocol(
         audit(protocol)
         return protocol
     log = log() if callable(log) else log
+    counted = ", ".join(f"{name} {count:,}" for name, count in log.counts.items() if count)
+    say(f"log {log.name}: {log.num_events:,} events" + (f" ({counted})" if counted else ""))
     protocol = build_protocol(log, config.protocol)
     for line in audit(protocol, log=log).lines():
         say(line)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 import jax
 
 from metacsr_jax.cases import CaseBatch
+from metacsr_jax.errors import NonFiniteError
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.evaluation.ranking import rank_cases
 from metacsr_jax.models.metacsr import Params
 from metacsr_jax.problem import Problem, scenario_batches
-from metacsr_jax.score import bind_score, make_score
+from metacsr_jax.score import batch_size, bind_score, make_score
 
 Validation = dict[int, dict[str, float]]  # adaptation steps -> metric -> mean over validation users
 
@@ -21,7 +22,7 @@ def make_validation(problem: Problem) -> Callable[[Params, Iterable[int]], Valid
     represent = jax.jit(problem.network.represent)
     adapt_per = config.evaluation.adapt_per[0]
     score = make_score(problem.network, problem.learner, config, adapt_per)
-    size = min(config.evaluation.batch, len(held_out.target_N))
+    size = batch_size(config, adapt_per, min(config.evaluation.batch, len(held_out.target_N)))
 
     def batches(start: int, stop: int) -> CaseBatch:
         return CaseBatch(*(array[start:stop] for array in batch))
@@ -30,7 +31,14 @@ def make_validation(problem: Problem) -> Callable[[Params, Iterable[int]], Valid
         bound = bind_score(represent, score, params, problem.data.inputs)
         means = {}
         for steps in adapt_steps:
-            ranks = rank_cases(bound, held_out, batches, steps, problem.protocol.mask_seen, size)
+            try:
+                ranks = rank_cases(
+                    bound, held_out, batches, steps, problem.protocol.mask_seen, size
+                )
+            except NonFiniteError:
+                if not steps:
+                    raise
+                continue  # so many steps diverge for somebody: never the choice
             sampled = next(name for name in ranks if name != "full")
             metric_M = per_case(*ranks[sampled]).mean(axis=0)
             full_M = per_case(*ranks["full"]).mean(axis=0)
@@ -39,6 +47,8 @@ def make_validation(problem: Problem) -> Callable[[Params, Iterable[int]], Valid
                 "map": float(metric_M[METRICS.index("map")]),
                 "full_ndcg@10": float(full_M[METRICS.index("ndcg@10")]),
             }
+        if not means:
+            raise NonFiniteError(f"validation: scores diverge at {adapt_steps} adaptation steps")
         return means
 
     return validate
