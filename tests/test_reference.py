@@ -33,7 +33,13 @@ ENCODERS = {
     "gru": {"encoder": "gru", "output_relu": False},
     "gru_last": {"encoder": "gru", "readout": "last", "hidden": 6, "output_relu": False},
     "transformer": {"encoder": "transformer", "output_relu": False},
-    "transformer_one_layer": {"encoder": "transformer", "layers": 1, "heads": 4, "readout": "mean"},
+    "transformer_one_layer": {
+        "encoder": "transformer",
+        "layers": 1,
+        "heads": 4,
+        "readout": "mean",
+        "output_relu": False,
+    },
 }
 
 DIFFUSIONS = {
@@ -106,15 +112,18 @@ def test_scores_of_every_encoder(tiny, options):
 
 def test_adapted_parameters(tiny, random_samples):
     """theta_2' after one inner step (eqs. 10 to 12), the gradient by central differences of the reference."""
-    model = tiny(
-        seed=3, model={"dim": 2, "max_length": 3, "output_relu": False}, meta={"inner_rate": 0.01}
-    )
+    options = {"distance": "linear", "output_relu": False, "node_relu": False, "node_norm": False}
+    model = tiny(seed=3, model={**options, "dim": 2, "max_length": 3}, meta={"inner_rate": 0.5})
     config = model.config.model
-    support = random_samples(4, (5,), length=3)
+    # Only with three events is there a choice between partners, and so a gradient of the attention.
+    support = random_samples(4, (5,), length=3)._replace(
+        length_K=np.array([3, 0, 3, 2, 3], np.int32)
+    )
     assert support.mask_K.any() and not support.mask_K.all()
     vector_ID, bias_I = table_of(model)
+    theta_2 = reference.as_float64(model.params["encoder"])
 
-    def loss(theta_2):
+    def loss():
         total = 0.0
         for k in np.flatnonzero(support.mask_K):
             history = support.context_KL[k, config.max_length - support.length_K[k] :]
@@ -123,22 +132,25 @@ def test_adapted_parameters(tiny, random_samples):
             total += reference.bpr_sum(score_I, support.target_K[k], support.negative_KN[k])
         return total
 
-    theta_2 = reference.as_float64(model.params["encoder"])
-
-    def descend(leaf):
-        step = np.zeros_like(leaf)
+    def gradient(leaf):
+        out = np.zeros_like(leaf)
         for place in np.ndindex(leaf.shape):
             kept, side = leaf[place], {}
             for sign in (1, -1):
-                leaf[place] = kept + sign * 1e-5
-                side[sign] = loss(theta_2)
+                leaf[place] = kept + sign * 1e-5  # in place: the loss reads the same tree
+                side[sign] = loss()
             leaf[place] = kept
-            step[place] = 0.01 * (side[1] - side[-1]) / 2e-5
-        return leaf - step
+            out[place] = (side[1] - side[-1]) / 2e-5
+        return out
 
-    expected = jax.tree.map(descend, theta_2)
-    table = model.network.represent(model.params["representer"], model.inputs)
-    adapted = model.learner.personalise(model.params, table, support, 1)
-    jax.tree.map(close, adapted, expected)
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), adapted, model.params["encoder"])
-    assert min(jax.tree.leaves(moved)) > 1e-4
+    expected = jax.tree.map(lambda leaf: -0.5 * gradient(leaf), theta_2)
+    with jax.enable_x64(True):
+        params = reference.as_float64(model.params)
+        table = model.network.represent(params["representer"], model.inputs)
+        adapt = jax.jit(model.learner.personalise, static_argnums=3)
+        adapted = adapt(params, table, support, 1)
+        moved = jax.tree.map(lambda after, before: np.asarray(after) - before, adapted, theta_2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), moved, expected
+    )
+    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(expected)) > 1e-5

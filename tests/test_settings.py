@@ -91,7 +91,7 @@ def test_every_default_survives_as_text(name):
         ("evaluation.scenarios=cold,hot", "expected some of cold, warm"),
         ("evaluation.scenarios=", "expected some of cold, warm"),
         ("evaluation.adapt_per=crowd", "expected some of user, group"),
-        ("model.hops=4", "model.hops=4: expected 1 to 3"),
+        ("model.hops=0", "model.hops=0: expected 1 or more"),
         ("model.dim=0", "model.dim=0: expected 1 or more"),
         ("synthetic.predictability=1.1", "expected 0 to 1"),
         ("train.seed=-1", "train.seed=-1"),

@@ -163,6 +163,19 @@ def test_single_samples_cover_every_event_that_can_be_predicted(histories):
     assert samples.mask_K.shape == (4000,) and np.asarray(samples.mask_K).all()
 
 
+def test_early_samples_come_from_the_beginnings_of_histories(histories):
+    """A share `early` of windows starts with the history, of single samples within the first L events."""
+    early = dataclasses.replace(SMALL, sampling="newcomer", early=1.0)
+    samples, user_B = draw_singles(jax.random.key(6), histories, early, LENGTH, 500)
+    place_B = np.asarray(samples.target_K)[np.asarray(user_B) == 9] % 100
+    assert set(place_B.tolist()) == set(range(1, LENGTH + 1))
+    support, _, _, _ = jax.jit(draw_tasks, static_argnums=(2, 3))(
+        jax.random.key(6), histories, early, LENGTH
+    )
+    first_W = np.asarray(support.target_K).reshape(USERS, 3)[:, 0] % 100
+    assert set(first_W.tolist()) == {1}
+
+
 @pytest.mark.parametrize("weight", ["uniform", "events"])
 def test_users_are_drawn_uniformly_or_by_their_targets(histories, weight):
     draws = 40_000

@@ -22,6 +22,7 @@ from tiny import (
     trained,
 )
 
+from metacsr_jax import settings
 from metacsr_jax import train as training
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.checkpoint import Checkpoints
@@ -376,6 +377,9 @@ def test_features_from_files_reach_the_model(tmp_path):
         data__item_features=str(tmp_path / "item.csv"),
         data__user_features=str(tmp_path / "user.csv"),
     )
+    with_files = settings.renamed(
+        with_files, "custom/tuned"
+    )  # a log of its own, not the embedded one
     protocol = build_protocol(load_log(with_files), with_files.protocol)
     problem = make_problem(protocol, with_files)
     optimizer = training.make_optimizer(with_files.optimizer, with_files.train)
