@@ -10,7 +10,7 @@ demo: $(READY)
 	$(RUN) -m experiments.demo $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

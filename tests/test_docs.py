@@ -175,6 +175,12 @@ def test_what_a_document_names_exists(document):
     assert problems == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_nothing_is_left_to_fill_in(document):
+    left = re.findall(r"@@|\bTODO\b|\bTBD\b|\bFIXME\b", document.read_text(encoding="utf-8"))
+    assert left == []
+
+
 def test_every_page_is_there():
     names = {path.name for path in DOCUMENTS}
     assert names >= {"CHANGELOG.md", "reading.md", "protocol.md", "workdir.md", "data.md"}

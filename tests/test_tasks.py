@@ -24,18 +24,8 @@ from metacsr_jax.optimizer import make_optimizer
 from metacsr_jax.step import TrainData, init_state, make_chunk
 from metacsr_jax.tasks import draw_samples, draw_tasks, draw_users, make_histories, with_negatives
 
-COUNTS = [
-    2,
-    1,
-    3,
-    0,
-    4,
-    5,
-    8,
-    9,
-    12,
-    40,
-]  # events of each user; users 1 and 3 have nothing to predict
+# Events of each user; users 1 and 3 have nothing to predict.
+COUNTS = [2, 1, 3, 0, 4, 5, 8, 9, 12, 40]
 ELIGIBLE = [user for user, count in enumerate(COUNTS) if count >= 2]
 LENGTH = 4
 draw_singles = jax.jit(draw_samples, static_argnums=(2, 3, 4))
@@ -50,10 +40,24 @@ def histories():
     return make_histories(offset_R1, item_F)
 
 
-@pytest.fixture(scope="module", params=["random", "newcomer"])
-def drawn(request, histories):
-    """(config, support, query, support users, query users), samples as [users, K, ...]."""
-    config = dataclasses.replace(SMALL, sampling=request.param)
+@pytest.fixture(scope="module")
+def drawn_random(histories):
+    return by_users(histories, "random")
+
+
+@pytest.fixture(scope="module")
+def drawn_newcomer(histories):
+    return by_users(histories, "newcomer")
+
+
+@pytest.fixture(params=["random", "newcomer"])
+def drawn(request):
+    return request.getfixturevalue(f"drawn_{request.param}")
+
+
+def by_users(histories, sampling):
+    """(config, support, query, users), samples as [users, K, ...]."""
+    config = dataclasses.replace(SMALL, sampling=sampling)
     draw = jax.jit(draw_tasks, static_argnums=(2, 3))
     support, query, support_user, query_user = draw(jax.random.key(0), histories, config, LENGTH)
     assert support.context_KL.shape == (200, 15, LENGTH) and query.context_KL.shape == (
@@ -104,10 +108,8 @@ def test_contexts_are_the_events_before_the_target(drawn):
             assert min(1 if config.sampling == "newcomer" else 2, target % 100) <= length <= LENGTH
 
 
-def test_random_tasks_use_every_target_and_every_length(drawn):
-    config, support, query, user_W = drawn
-    if config.sampling == "newcomer":
-        pytest.skip("windows are tested below")
+def test_random_tasks_use_every_target_and_every_length(drawn_random):
+    _, support, query, user_W = drawn_random
     assert set((support.target_K[user_W == 9] % 100).ravel().tolist()) == set(range(1, 40))
     assert set(query.length_K[query.target_K % 100 >= LENGTH].tolist()) == {2, 3, 4}
     assert support.mask_K.all() and query.mask_K.all()
@@ -125,11 +127,9 @@ def test_short_histories_share_their_targets_out(drawn):
         assert config.sampling == "newcomer" or sides[0] == sides[1]
 
 
-def test_newcomer_windows_are_prefixes(drawn):
+def test_newcomer_windows_are_prefixes(drawn_newcomer):
     """Support targets are successive, the query follows, and either no context reaches before the window or all may."""
-    config, support, query, user_W = drawn
-    if config.sampling == "random":
-        pytest.skip("random targets are tested above")
+    _, support, query, user_W = drawn_newcomer
     starts, cut = set(), []
     for row in np.flatnonzero(user_W == 9):
         places = real(support, row) + real(query, row)
