@@ -17,6 +17,8 @@ from metacsr_jax.data.histories import read_histories
 from metacsr_jax.errors import ConfigError
 from metacsr_jax.recommend import load
 
+SHOWN = 5  # users named in a message
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Written by experiments.train.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a saved step.")
 _HISTORY = flags.DEFINE_string(
@@ -25,6 +27,8 @@ _HISTORY = flags.DEFINE_string(
 _HISTORIES = flags.DEFINE_string(
     "histories", None, "A file of histories: csv, tsv or parquet with user and item."
 )
+_USER_COLUMN = flags.DEFINE_string("user_column", "", "In --histories; default: recognised.")
+_ITEM_COLUMN = flags.DEFINE_string("item_column", "", "In --histories; default: recognised.")
 _K = flags.DEFINE_integer("k", 10, "Items per history.")
 _ADAPT_STEPS = flags.DEFINE_integer(
     "adapt_steps", None, "Inner steps; default: the number chosen on validation users."
@@ -40,8 +44,9 @@ def main(_: list[str]) -> None:
     if _HISTORY.value is not None:
         users, histories = ["history"], [_ids(_HISTORY.value)]
     else:
-        users, histories = read_histories(_HISTORIES.value)
+        users, histories = read_histories(_HISTORIES.value, _USER_COLUMN.value, _ITEM_COLUMN.value)
     recommender = load(_WORKDIR.value, _CHECKPOINT.value)
+    _say_fallbacks(recommender, users, histories)
     steps = _ADAPT_STEPS.value
     items, scores = recommender.recommend(
         histories,
@@ -67,6 +72,23 @@ def main(_: list[str]) -> None:
         raise ConfigError(
             f"--output={_OUTPUT.value}: {error}; expected a file that can be written"
         ) from error
+
+
+def _say_fallbacks(recommender, users, histories) -> None:
+    """Names the users of whom nothing is known: they get the popularity order, whose scores are counts."""
+    unknown = [len(recommender.unknown(history)) == len(history) for history in histories]
+    named = [str(user) for user, nothing in zip(users, unknown, strict=True) if nothing]
+    if _HISTORY.value is not None and len(histories[0]) == 1 and named and " " in _HISTORY.value:
+        raise ConfigError(
+            f"--history={_HISTORY.value!r}: no such item; ids are separated by commas"
+        )
+    if named:
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        print(
+            f"no known item: {', '.join(named[:SHOWN])}{more}; popularity order, "
+            "scored by log(1 + count)",
+            file=sys.stderr,
+        )
 
 
 def _print(text: str) -> None:

@@ -1,4 +1,4 @@
-r"""Trains metaCSR on a log and keeps everything in a work directory.
+r"""Trains metaCSR, or a rival of it, on a log and keeps everything in a work directory.
 
     python -m experiments.train --preset=movielens-1m/tuned --data=ml-1m.zip --workdir=runs/ml-1m
 
@@ -18,6 +18,7 @@ from metacsr_jax.train import fit
 _PRESET = flags.DEFINE_string(
     "preset", "synthetic/tuned", "Log and variant, see metacsr_jax/presets.py."
 )
+_MODEL = flags.DEFINE_string("model", "metacsr", "metacsr or a rival, see metacsr_jax/registry.py.")
 _DATA = flags.DEFINE_string(
     "data", None, "The log: a file, a directory, or an archive as published."
 )
@@ -42,7 +43,7 @@ def config_from_flags() -> Config:
         assignments.append(f"train.seed={_SEED.value}")
     if _SKIP.value:
         assignments.append("data.skip_malformed=true")
-    return settings.override(presets.preset(_PRESET.value), assignments)
+    return settings.override(presets.preset(_PRESET.value, _MODEL.value), assignments)
 
 
 def main(_: list[str]) -> int | None:

@@ -24,6 +24,7 @@ class CaseBatch(NamedTuple):
         known_BH: int32, sorted distinct items of context and support, then zeros: what negatives exclude.
         known_count_B: int32.
         seed_B: uint32, a hash of the history: the same history draws the same negatives wherever it is served.
+        user_B: int32, row among the regular users whose events were trained on; -1: a user that training does not know.
     """
 
     context_BL: jax.Array
@@ -35,10 +36,15 @@ class CaseBatch(NamedTuple):
     known_BH: jax.Array
     known_count_B: jax.Array
     seed_B: jax.Array
+    user_B: jax.Array
 
 
 def case_batch(
-    offset_N1: np.ndarray, item_H: np.ndarray, max_length: int, max_support: int
+    offset_N1: np.ndarray,
+    item_H: np.ndarray,
+    max_length: int,
+    max_support: int,
+    user_N: np.ndarray | None = None,
 ) -> CaseBatch:
     """Builds a batch from CSR histories, all vectorised on the host.
 
@@ -50,6 +56,7 @@ def case_batch(
         item_H: int32 item codes, in the order of events; held-out targets are not among them.
         max_length: L.
         max_support: K.
+        user_N: int32 rows of the users that training knows, -1 for others; None: it knows nobody.
 
     Returns:
         NumPy arrays in a `CaseBatch`.
@@ -79,6 +86,7 @@ def case_batch(
         known_NH,
         known_count_N,
         _history_hash(context_NL, length_N, support_NK),
+        np.full(count, -1, np.int32) if user_N is None else user_N,
     )
 
 

@@ -46,7 +46,7 @@ class SyntheticConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolConfig:
-    """Who is new, what is held out, against what it is ranked (design: section 3)."""
+    """Who is new, what is held out, against what it is ranked (docs/protocol.md)."""
 
     seed: int = 0  # of ties, user cut, validation users and negatives; not the training seed
     min_rating: float = 4.0  # events below are no positives (logs without ratings: all are)
@@ -156,9 +156,142 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Length, chunks, checkpoints."""
+class BPRConfig:
+    """Matrix factorisation (`metacsr_jax.baselines.bpr`)."""
 
+    rate: float = 1e-3  # Adam's
+    batch: int = 2048  # (user, item, negative) triples per update
+    regularisation: float = 1e-5  # on the squared norms of the three vectors of a triple
+    item_bias: bool = True
+    init_scale: float = 0.01  # standard deviation of factors
+    start: Literal["mean", "zero"] = "mean"  # of a new user's factors, among the regular ones'
+    adapt_rate: float = 0.1  # of the gradient steps on a new user's factors
+    adapt_negatives: int = 1  # per support event and step
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """What the two sequence models share: windows of a history in, the next item out."""
+
+    rate: float = 1e-3  # Adam's
+    batch: int = 512  # windows per update
+    loss: Literal["bpr", "softmax"] = "bpr"
+    negatives: int = 1  # per window; softmax ranks the whole catalogue instead
+    min_length: int = 2  # shortest window where the history allows
+    dropout: float = 0.2  # on item vectors and on the sequence vector
+    weight_decay: float = 0.0  # decoupled
+    clip: float = 5.0  # global norm
+    adapt_rate: float = 0.01  # of the gradient steps on the prefixes of a support
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTMConfig(SequenceConfig):
+    """One LSTM layer (`metacsr_jax.baselines.lstm`)."""
+
+    tied: bool = True  # the output's item vectors are the input's
+
+
+@dataclasses.dataclass(frozen=True)
+class CSANConfig(SequenceConfig):
+    """Feature-wise self-attention (`metacsr_jax.baselines.csan`)."""
+
+    activation: Literal["tanh", "sigmoid"] = "tanh"  # of a pair's hidden layer
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotConfig:
+    """What the user-wise meta-learners share: a task is a user, positives against sampled negatives."""
+
+    outer_rate: float = 1e-3  # Adam's
+    inner_rate: float = 1e-2
+    inner_steps: int = 1  # in training
+    first_order: bool = False
+    tasks: int = 32  # users per outer step
+    support: int = 5  # positives; fewer where the history has not as many
+    query: int = 15
+    negatives: int = 1  # per positive
+    loss: Literal["bce", "mse", "bpr"] = "bce"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeLUConfig(FewShotConfig):
+    """MeLU (`metacsr_jax.baselines.melu`): the decision layers adapt."""
+
+    outer_rate: float = 5e-5
+    inner_rate: float = 5e-6
+    support: int = 9
+    query: int = 10
+    hidden: int = 64
+    user_vector: Literal["shared", "zero", "support"] = "shared"  # of a new user
+    id_dropout: float = 0.5  # share of tasks in which a regular user is played as a new one
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaCSConfig(FewShotConfig):
+    """MetaCS (`metacsr_jax.baselines.metacs`): the whole predictor adapts."""
+
+    adapt_embeddings: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SMLConfig:
+    """Sequential meta-learning (`metacsr_jax.baselines.sml`). `train.pretrain_steps` are epochs of matrix factorisation on the
+    first half of the periods; `train.steps` counts rounds on the others, `repeats` per period."""
+
+    periods: int = 10  # of equally many events, in order of time
+    repeats: int = 10  # rounds per period
+    channels: int = 10  # filters of the first convolution
+    channels_out: int = 5  # of the second
+    hidden: int = 512
+    table_rate: float = 1e-2  # Adam's, of the tables
+    table_batch: int = 1024
+    table_decay: float = 1e-6  # times half the squared norm
+    transfer_rate: float = 1e-3  # Adam's, of the transfer networks
+    transfer_batch: int = 256
+    transfer_decay: float = 1e-4
+    start: Literal["mean", "random"] = "mean"  # of a new user's row
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaCFConfig:
+    """MetaCF on NGCF (`metacsr_jax.baselines.metacf`)."""
+
+    width: int = 64  # of each layer; layer 0 is the embedding
+    layers: int = 3
+    adjacency: Literal["symmetric", "mean"] = "symmetric"
+    dropout: float = 0.1  # of messages
+    tasks: int = 32  # users per outer step
+    support: int = 9  # K: a task has 1 to K support items
+    query: int = 10
+    negatives: int = 1  # per support and query item
+    inner_steps: int = 5
+    inner_rate: float = 1e-2  # where the learned rates start
+    adapt_embeddings: bool = True  # of the nodes of a task, besides the weights
+    potential: int = -1  # potential interactions per task; -1: as many as support items; 0: none
+    potential_weight: float = 0.2  # gamma
+    outer_rate: float = 1e-3
+    regularisation: float = 1e-5  # on squared norms of the embeddings of a task
+    clip: float = 10.0  # of every entry of the outer gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Which model; length, chunks, checkpoints. A step is an outer step; rivals of metaCSR count epochs."""
+
+    model: Literal[
+        "metacsr",
+        "bpr",
+        "lstm",
+        "csan",
+        "melu",
+        "metacs-l",
+        "metacs-dnn",
+        "sml",
+        "metacf-ngcf",
+        "random",
+        "popular",
+        "markov",
+    ] = "metacsr"
     seed: int = 0
     pretrain_steps: int = 0  # steps without inner loop before meta-training
     steps: int = 300  # outer steps of meta-training
@@ -194,5 +327,12 @@ class Config:
     loss: LossConfig = LossConfig()
     meta: MetaConfig = MetaConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    bpr: BPRConfig = BPRConfig()
+    lstm: LSTMConfig = LSTMConfig()
+    csan: CSANConfig = CSANConfig()
+    melu: MeLUConfig = MeLUConfig()
+    metacs: MetaCSConfig = MetaCSConfig()
+    sml: SMLConfig = SMLConfig()
+    metacf: MetaCFConfig = MetaCFConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,7 +1,7 @@
 """Evaluation of a work directory's model, and of any score function on the same cases."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from metacsr_jax.errors import ConfigError
 from metacsr_jax.evaluation.differences import Compared, differences
 from metacsr_jax.evaluation.ranking import Ranks, rank_cases
 from metacsr_jax.evaluation.rows import Row, metric_rows, write_ranks, write_rows
+from metacsr_jax.model import Score
 from metacsr_jax.problem import Problem, scenario_batches
-from metacsr_jax.score import batch_size, make_score
+from metacsr_jax.score import batch_size
 from metacsr_jax.trained import Trained, load_trained
-
-Score = Callable[[CaseBatch, int], Any]
 
 
 def evaluate(
@@ -50,9 +49,11 @@ def evaluate(
     config = trained.problem.config
     if adapt_steps is None:
         adapt_steps = sorted({*config.evaluation.adapt_steps, trained.chosen_adapt_steps})
+    if not trained.problem.model.adapts:
+        adapt_steps = (0,)
     rows: list[Row] = []
     for per in adapt_per or config.evaluation.adapt_per:
-        name = "metacsr" if per == "user" else "metacsr-group"
+        name = trained.problem.model.name if per == "user" else "metacsr-group"
         score = score_of(trained, per)
         size = batch_size(config, per, batch)
         for scenario in scenarios or config.evaluation.scenarios:
@@ -125,12 +126,13 @@ def evaluate_differences(
         WorkdirError: an evaluation that is asked for is missing.
     """
     config, manifest = workdirs.read_config(workdir), workdirs.read_manifest(workdir)
+    model = config.train.model
     steps = manifest.get("chosen_adapt_steps", config.meta.inner_steps)
     pairs = []
     for scenario in scenarios or config.evaluation.scenarios:
-        chosen = Compared(f"metacsr, {steps} steps", scenario, steps)
+        chosen = Compared(f"{model}, {steps} steps", scenario, steps)
         if steps:
-            pairs.append((chosen, Compared("metacsr, 0 steps", scenario, 0)))
+            pairs.append((chosen, Compared(f"{model}, 0 steps", scenario, 0)))
         pairs += [(chosen, Compared(name, f"{scenario}-{name}", 0)) for name in baselines]
     kinds = (f"sampled-{config.protocol.num_negatives}", "full")
     rows = differences(workdir, pairs, kinds, resamples=config.evaluation.bootstrap)
@@ -140,9 +142,7 @@ def evaluate_differences(
 
 def score_of(trained: Trained, adapt_per: str = "user") -> Score:
     """The model as the harness sees it: `(batch, adapt_steps) -> logits [B, I]`."""
-    problem = trained.problem
-    score = make_score(problem.network, problem.learner, problem.config, adapt_per)
-    return lambda batch, steps: score(trained.params, trained.table, batch, steps)
+    return trained.problem.model.bind(trained.params, adapt_per)
 
 
 def rank_scenario(

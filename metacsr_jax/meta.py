@@ -50,12 +50,13 @@ class MetaLearner(NamedTuple):
 
 
 def adapt(
-    inner_loss: Callable[[Params], jax.Array],
+    inner_loss: Callable[..., jax.Array],
     fast: Params,
     rate: float | Params,
     steps: int,
     *,
     first_order: bool = False,
+    per_step: Any = None,
 ) -> Params:
     """Gradient descent on a task: theta_2' = theta_2 - alpha grad L(theta_2), `steps` times (eqs. 11, 12).
 
@@ -65,21 +66,23 @@ def adapt(
         rate: alpha, one number or a tree like `fast`.
         steps: how often, >= 0; 0 returns `fast`.
         first_order: treat the inner gradient as a constant when the result is differentiated.
+        per_step: a tree whose leaves lead with [steps]: what the loss gets as a second argument in each step, fresh negatives for
+            instance; None: the loss takes no second argument.
 
     Returns:
         The adapted parameters, a differentiable function of `fast` and `rate`.
     """
     rates = jax.tree.map(lambda _: rate, fast) if isinstance(rate, float) else rate
 
-    def step(fast, _):
-        gradient = jax.grad(inner_loss)(fast)
+    def step(fast, given):
+        gradient = jax.grad(inner_loss)(fast, *(() if per_step is None else (given,)))
         if first_order:
             gradient = jax.lax.stop_gradient(gradient)
         return jax.tree.map(lambda p, r, g: p - r * g, fast, rates, gradient), None
 
     if steps == 1:
-        return step(fast, None)[0]
-    return jax.lax.scan(step, fast, None, length=steps)[0]
+        return step(fast, jax.tree.map(lambda leaf: leaf[0], per_step))[0]
+    return jax.lax.scan(step, fast, per_step, length=steps)[0]
 
 
 def split_adapted(theta_2: Params, adapted: str) -> tuple[Params, Params]:

@@ -73,14 +73,51 @@ def draw_negatives(
     count_B1 = known.count_R[row_B][:, None]
     start_B1 = known.start_R[row_B][:, None]
     rank_BN = jax.random.randint(key, (row_B.shape[0], num_negatives), 0, num_items - count_B1)
-    low_BN = jnp.zeros_like(rank_BN)  # the number of gaps <= rank lies in [low, high]
+    return (rank_BN + _gaps_up_to(known, start_B1, count_B1, rank_BN, num_items)).astype(jnp.int32)
+
+
+def is_known(known: KnownItems, row_B: jax.Array, item_BN: jax.Array, num_items: int) -> jax.Array:
+    """Whether items are among those of their rows.
+
+    Args:
+        known: the rows.
+        row_B: which row each line of items is looked up in.
+        item_BN: item codes.
+        num_items: I.
+
+    Returns:
+        bool [B, N].
+    """
+    count_B1 = known.count_R[row_B][:, None]
+    start_B1 = known.start_R[row_B][:, None]
+    low_BN, high_BN = jnp.zeros_like(item_BN), jnp.broadcast_to(count_B1, item_BN.shape)
+    last = known.gap_F.shape[0] - 1
+    for _ in range(_halvings(known, num_items)):
+        middle_BN = (low_BN + high_BN) // 2
+        own_BN = known.gap_F[jnp.minimum(start_B1 + middle_BN, last)] + middle_BN
+        open_BN = low_BN < high_BN
+        below_BN = own_BN < item_BN
+        low_BN = jnp.where(open_BN & below_BN, middle_BN + 1, low_BN)
+        high_BN = jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
+    found_BN = known.gap_F[jnp.minimum(start_B1 + low_BN, last)] + low_BN == item_BN
+    return found_BN & (low_BN < count_B1)
+
+
+def _gaps_up_to(known, start_B1, count_B1, rank_BN, num_items):
+    """How many of a row's gaps are at most the rank."""
+    low_BN = jnp.zeros_like(rank_BN)  # the number lies in [low, high]
     high_BN = jnp.broadcast_to(count_B1, rank_BN.shape)
     last = known.gap_F.shape[0] - 1
-    longest = min(known.gap_F.shape[0], num_items)  # a row has at most that many entries
-    for _ in range(max(1, math.ceil(math.log2(longest + 1)))):
+    for _ in range(_halvings(known, num_items)):
         middle_BN = (low_BN + high_BN) // 2
         below_BN = known.gap_F[jnp.minimum(start_B1 + middle_BN, last)] <= rank_BN
         open_BN = low_BN < high_BN
         low_BN = jnp.where(open_BN & below_BN, middle_BN + 1, low_BN)
         high_BN = jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
-    return (rank_BN + low_BN).astype(jnp.int32)
+    return low_BN
+
+
+def _halvings(known: KnownItems, num_items: int) -> int:
+    """Steps of a binary search in the longest row there can be."""
+    longest = min(known.gap_F.shape[0], num_items)
+    return max(1, math.ceil(math.log2(longest + 1)))

@@ -94,15 +94,83 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str) -> Config:
-    """The configuration a preset names; a bare log name means its tuned variant.
+# What a log sets whatever the model.
+LOGS: dict[str, dict[str, Any]] = {
+    "synthetic": {"data.name": "synthetic"},
+    "custom": {},
+    "movielens-1m": MOVIELENS,
+    "lastfm-1week": LASTFM,
+    "amazon-video": AMAZON,
+}
+
+# Rivals count epochs, each one dispatch, and stop when validation has not gained for five.
+EPOCHS: dict[str, Any] = {
+    "train.chunk": 1,
+    "train.validate_every": 1,
+    "train.save_every": 1,
+    "train.patience": 5,
+    "evaluation.adapt_steps": (0, 1, 5, 10, 20),
+}
+COUNTED: dict[str, Any] = {**EPOCHS, "train.steps": 0, "evaluation.adapt_steps": (0,)}
+
+# `paper`: the values of each method's own paper or code where it gives any; `tuned`: chosen on validation users.
+RIVALS: dict[str, dict[str, Any]] = {
+    "bpr/paper": {**EPOCHS, "train.steps": 100},
+    "bpr/tuned": {**EPOCHS, "train.steps": 100, "bpr.adapt_negatives": 20},
+    "lstm/paper": {**EPOCHS, "train.steps": 30},
+    "lstm/tuned": {**EPOCHS, "train.steps": 15, "lstm.loss": "softmax"},
+    "csan/paper": {**EPOCHS, "train.steps": 30},
+    "csan/tuned": {**EPOCHS, "train.steps": 10, "csan.loss": "softmax"},
+    "melu/paper": {**EPOCHS, "train.steps": 20},
+    "melu/tuned": {
+        **EPOCHS,
+        "train.steps": 100,
+        "melu.outer_rate": 1e-3,
+        "melu.inner_rate": 1e-2,
+        "melu.negatives": 4,
+    },
+    "metacs-l/paper": {**EPOCHS, "train.steps": 100},
+    "metacs-l/tuned": {**EPOCHS, "train.steps": 100, "metacs.negatives": 4, "metacs.support": 9},
+    "metacs-dnn/paper": {**EPOCHS, "train.steps": 100},
+    "metacs-dnn/tuned": {**EPOCHS, "train.steps": 100, "metacs.negatives": 4, "metacs.support": 9},
+    "sml/paper": {**EPOCHS, "train.patience": 0, "train.pretrain_steps": 10, "train.steps": 50},
+    "sml/tuned": {
+        **EPOCHS,
+        "train.patience": 0,
+        "train.pretrain_steps": 10,
+        "train.steps": 10,
+        "sml.repeats": 2,
+    },
+    "metacf-ngcf/paper": {**EPOCHS, "train.steps": 50},
+    "metacf-ngcf/tuned": {**EPOCHS, "train.steps": 10, "metacf.tasks": 128},
+    **{
+        f"{name}/{kind}": COUNTED
+        for name in ("random", "popular", "markov")
+        for kind in ("paper", "tuned")
+    },
+}
+
+
+def preset(name: str, model: str = "metacsr") -> Config:
+    """The configuration that a preset names for a model; a bare log name means its tuned variant.
+
+    Args:
+        name: `<log>/<variant>`.
+        model: of `metacsr_jax.registry.MODELS`.
 
     Raises:
-        ConfigError: there is no such preset; the nearest names are given.
+        ConfigError: there is no such preset or model; the nearest names are given.
     """
     full = name if "/" in name else f"{name}/tuned"
     if full not in PRESETS:
         near = difflib.get_close_matches(full, PRESETS, 3, 0.4)
         raise ConfigError(f"unknown preset {name!r}; nearest: {', '.join(near or PRESETS)}")
-    config = settings.replace(Config(), PRESETS[full])
-    return settings.renamed(config, full)
+    log, _, variant = full.partition("/")
+    values = PRESETS[full]
+    if model != "metacsr":
+        if f"{model}/{variant}" not in RIVALS:
+            known = ["metacsr", *dict.fromkeys(rival.partition("/")[0] for rival in RIVALS)]
+            near = difflib.get_close_matches(model, known, 3, 0.4)
+            raise ConfigError(f"unknown model {model!r}; nearest: {', '.join(near or known)}")
+        values = {**LOGS[log], **RIVALS[f"{model}/{variant}"], "train.model": model}
+    return settings.renamed(settings.replace(Config(), values), full)

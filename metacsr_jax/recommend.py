@@ -43,6 +43,10 @@ class Recommender:
         """The number of adaptation steps that validation users favoured."""
         return self._trained.chosen_adapt_steps
 
+    def unknown(self, ids: Sequence[Any]) -> list[Any]:
+        """Those of the ids that are not in the catalogue, in order."""
+        return self._codes(ids)[1]
+
     def recommend(
         self,
         histories: Sequence[History],
@@ -154,7 +158,7 @@ class Recommender:
             shown = ", ".join(map(repr, distinct[:NAMED]))
             more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
             warnings.warn(
-                f"{where}: {len(unknown)} items are not in the catalogue and are skipped: {shown}{more}",
+                f"{where}: not in the catalogue and skipped ({len(unknown)}): {shown}{more}",
                 stacklevel=4,
             )
 

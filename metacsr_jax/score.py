@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from metacsr_jax.cases import CaseBatch
 from metacsr_jax.config import Config
-from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.losses import needs_negatives
 from metacsr_jax.meta import MetaLearner
 from metacsr_jax.models.diffusion import ItemTable
@@ -99,17 +98,3 @@ def batch_size(config: Config, adapt_per: str, batch: int | None = None) -> int:
     """Users scored at once: `batch` or `evaluation.batch`, rounded up so that no batch cuts a group."""
     whole = config.evaluation.group_size if adapt_per == "group" else 1
     return -(-(batch or config.evaluation.batch) // whole) * whole
-
-
-def bind_score(
-    represent: Callable[[Params, DiffusionInputs], ItemTable],
-    score: ScoreFunction,
-    params: Params,
-    inputs: DiffusionInputs,
-) -> Callable[[CaseBatch, int], jax.Array]:
-    """Fixes parameters: `(batch, adapt_steps) -> logits [B, I]`, all that the evaluation harness sees of a model.
-
-    Items are represented once, not once per batch.
-    """
-    table = represent(params["representer"], inputs)
-    return lambda batch, adapt_steps: score(params, table, batch, adapt_steps)

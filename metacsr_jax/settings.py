@@ -14,6 +14,28 @@ from metacsr_jax.errors import ConfigError
 SECTIONS = {
     field.name: field.type for field in dataclasses.fields(Config) if field.name != "preset"
 }
+EVERYBODY = (
+    "data",
+    "synthetic",
+    "protocol",
+    "train",
+    "evaluation",
+)  # sections that all models read
+SIZES = ("dim", "max_length")  # of the section `model`, which all read; the rest of it is metaCSR's
+OWN_SECTIONS: dict[str, tuple[str, ...]] = {
+    "metacsr": ("model", "tasks", "loss", "meta", "optimizer"),
+    "bpr": ("bpr",),
+    "lstm": ("lstm",),
+    "csan": ("csan",),
+    "melu": ("melu",),
+    "metacs-l": ("metacs",),
+    "metacs-dnn": ("metacs",),
+    "sml": ("sml",),
+    "metacf-ngcf": ("metacf",),
+    "random": (),
+    "popular": (),
+    "markov": (),
+}
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
@@ -56,8 +78,22 @@ def renamed(config: Config, preset: str) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """All settings as nested dictionaries of plain values, for config.json."""
-    return dataclasses.asdict(config)
+    """The settings that the configured model reads, as nested dictionaries of plain values, for config.json."""
+    content: dict[str, Any] = {"preset": config.preset}
+    for section, values in dataclasses.asdict(config).items():
+        if section == "preset":
+            continue
+        read = {name: value for name, value in values.items() if is_read(config, section, name)}
+        if read:
+            content[section] = read
+    return content
+
+
+def is_read(config: Config, section: str, name: str) -> bool:
+    """Whether the configured model reads a setting."""
+    if section in EVERYBODY or (section == "model" and name in SIZES):
+        return True
+    return section in OWN_SECTIONS[config.train.model]
 
 
 def from_dict(content: Mapping[str, Any]) -> Config:
@@ -100,13 +136,14 @@ def check(config: Config) -> None:
         if not low <= value <= high:
             upper = "" if math.isinf(high) else f" to {high:g}"
             raise ConfigError(f"{name}={value}: expected {low:g}{upper or ' or more'}")
+    _check_read(config)
     train, model, meta = config.train, config.model, config.meta
     for field in ("pretrain_steps", "steps", "validate_every", "save_every"):
         if getattr(train, field) % train.chunk:
             raise ConfigError(
                 f"train.{field}={getattr(train, field)}: expected a multiple of train.chunk={train.chunk}"
             )
-    if train.pretrain_steps + train.steps == 0:
+    if train.pretrain_steps + train.steps == 0 and OWN_SECTIONS[train.model]:
         raise ConfigError("train.steps=0 and train.pretrain_steps=0: nothing to train")
     if model.encoder == "transformer" and model.dim % model.heads:
         raise ConfigError(
@@ -120,6 +157,14 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"tasks.min_length={config.tasks.min_length}: expected at most model.max_length={model.max_length}"
         )
+    sml, rounds = config.sml, (config.sml.periods + 1) // 2 * config.sml.repeats
+    if train.model == "sml" and train.steps != rounds:
+        raise ConfigError(
+            f"train.steps={train.steps}: expected {rounds}, sml.repeats={sml.repeats} for each of the periods "
+            f"after the first half of sml.periods={sml.periods}"
+        )
+    if "group" in config.evaluation.adapt_per and train.model != "metacsr":
+        raise ConfigError("evaluation.adapt_per=group: only metacsr adapts by group")
     if config.protocol.new_min > config.protocol.new_max:
         raise ConfigError("protocol.new_min: expected at most protocol.new_max")
     choices = {"scenarios": ("cold", "warm"), "adapt_per": ("user", "group")}
@@ -131,6 +176,22 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"evaluation.adapt_steps={config.evaluation.adapt_steps}: expected 0 or more, some"
         )
+
+
+def _check_read(config: Config) -> None:
+    """Refuses settings that would be without effect: the sections of other models."""
+    default = Config()
+    for section in SECTIONS:
+        for name in _fields(section):
+            value = getattr(getattr(config, section), name)
+            if value != getattr(getattr(default, section), name) and not is_read(
+                config, section, name
+            ):
+                read = ", ".join((*EVERYBODY, *OWN_SECTIONS[config.train.model]))
+                raise ConfigError(
+                    f"{section}.{name}={value}: train.model={config.train.model} does not read it; "
+                    f"it reads {read}, and {' and '.join(f'model.{size}' for size in SIZES)}"
+                )
 
 
 _INF = math.inf
@@ -170,6 +231,65 @@ _RANGES = (
     ("optimizer.warmup", 0, _INF),
     ("optimizer.weight_decay", 0, _INF),
     ("optimizer.clip", 0, _INF),
+    ("bpr.rate", 1e-12, _INF),
+    ("bpr.batch", 1, _INF),
+    ("bpr.regularisation", 0, _INF),
+    ("bpr.adapt_rate", 0, _INF),
+    ("bpr.adapt_negatives", 1, _INF),
+    *(
+        (f"{section}.{name}", low, high)
+        for section in ("lstm", "csan")
+        for name, low, high in (
+            ("rate", 1e-12, _INF),
+            ("batch", 1, _INF),
+            ("negatives", 1, _INF),
+            ("min_length", 1, _INF),
+            ("dropout", 0, 0.99),
+            ("weight_decay", 0, _INF),
+            ("clip", 1e-12, _INF),
+            ("adapt_rate", 0, _INF),
+        )
+    ),
+    *(
+        (f"{section}.{name}", low, _INF)
+        for section in ("melu", "metacs")
+        for name, low in (
+            ("outer_rate", 1e-12),
+            ("inner_rate", 1e-12),
+            ("inner_steps", 0),
+            ("tasks", 1),
+            ("support", 1),
+            ("query", 1),
+            ("negatives", 1),
+        )
+    ),
+    ("melu.hidden", 1, _INF),
+    ("melu.id_dropout", 0, 1),
+    ("sml.periods", 2, _INF),
+    ("sml.repeats", 1, _INF),
+    ("sml.channels", 1, _INF),
+    ("sml.channels_out", 1, _INF),
+    ("sml.hidden", 1, _INF),
+    ("sml.table_rate", 1e-12, _INF),
+    ("sml.table_batch", 1, _INF),
+    ("sml.table_decay", 0, _INF),
+    ("sml.transfer_rate", 1e-12, _INF),
+    ("sml.transfer_batch", 1, _INF),
+    ("sml.transfer_decay", 0, _INF),
+    ("metacf.width", 1, _INF),
+    ("metacf.layers", 1, 3),  # more would let a user's own edges reach its scores
+    ("metacf.dropout", 0, 0.99),
+    ("metacf.tasks", 1, _INF),
+    ("metacf.support", 1, _INF),
+    ("metacf.query", 1, _INF),
+    ("metacf.negatives", 1, _INF),
+    ("metacf.inner_steps", 0, _INF),
+    ("metacf.inner_rate", 1e-12, _INF),
+    ("metacf.potential", -1, _INF),
+    ("metacf.potential_weight", 0, 1),
+    ("metacf.outer_rate", 1e-12, _INF),
+    ("metacf.regularisation", 0, _INF),
+    ("metacf.clip", 1e-12, _INF),
     ("train.seed", 0, 2**32 - 1),
     ("train.pretrain_steps", 0, _INF),
     ("train.steps", 0, _INF),

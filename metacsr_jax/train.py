@@ -18,11 +18,10 @@ from metacsr_jax.data.interactions import Interactions
 from metacsr_jax.errors import NonFiniteError
 from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.monitor import Monitor
-from metacsr_jax.optimizer import make_optimizer
 from metacsr_jax.problem import Problem, make_problem
 from metacsr_jax.protocol import Protocol, build_protocol, load_protocol, save_protocol
 from metacsr_jax.settings import check
-from metacsr_jax.step import ChunkFunction, StepReport, TrainState, init_state, make_chunk
+from metacsr_jax.step import StepReport, TrainState
 from metacsr_jax.validation import Validation, best_steps, make_validation
 
 
@@ -54,7 +53,7 @@ def fit(
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> FitResult:
-    """Trains metaCSR, or resumes where a work directory stands.
+    """Trains the model that `train.model` names, or resumes where a work directory stands.
 
     A run that is killed at any moment and started again ends in the bits of one that never was (same machine and devices).
 
@@ -87,7 +86,7 @@ def fit(
         path,
         **workdirs.provenance(),
         status="training",
-        model="metacsr",
+        model=config.train.model,
         dataset=protocol.name,
         seed=config.train.seed,
         protocol=dict(protocol.manifest),
@@ -120,19 +119,9 @@ def prepare_protocol(
     return protocol
 
 
-class _Loop(NamedTuple):
-    """Compiled parts of the loop."""
-
-    pretrain: ChunkFunction
-    meta: ChunkFunction
-    validate: Callable
-    seed_key: jax.Array
-
-
-def initial_state(problem: Problem, optimizer) -> TrainState:
-    """The state before the first step, from the training seed."""
-    init_key, _ = _seed_keys(problem.config)
-    return init_state(problem.network, problem.learner, optimizer, problem.data.inputs, init_key)
+def initial_state(problem: Problem) -> TrainState:
+    """The state before the first step, from the training seed; traceable."""
+    return problem.model.init(_seed_keys(problem.config)[0])
 
 
 def _seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
@@ -141,44 +130,36 @@ def _seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
 
 
 def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
-    config, train = problem.config, problem.config.train
-    optimizer = make_optimizer(config.optimizer, train)
-    chunks = (
-        make_chunk(
-            problem.network,
-            problem.learner,
-            optimizer,
-            config,
-            problem.protocol.num_items,
-            pretrain=phase,
-        )
-        for phase in (True, False)
-    )
-    loop = _Loop(*chunks, make_validation(problem), _seed_keys(config)[1])
-    state, progress = _start(problem, optimizer, path, checkpoints, say)
-    total = train.pretrain_steps + train.steps
+    config, train, model = problem.config, problem.config.train, problem.model
+    seed_key = _seed_keys(config)[1]
+    validate = make_validation(problem)
+    state, progress = _start(problem, path, checkpoints, say)
+    total = model.total
     step = int(state.step)
+    if not total and not checkpoints.steps():  # a model that only counts
+        progress = _judge(progress, 0, validate(state.params, (0,)))
+        checkpoints.save(state, progress)
     interrupts = Interrupts()
-    with interrupts, Monitor(path, step, config, progress_bar) as monitor:
+    with interrupts, Monitor(path, step, model, progress_bar) as monitor:
         # A run killed between its early stop and the end of `_finish` has nothing left to train.
         stopped = bool(train.patience) and progress.stale >= train.patience
         while step < total and not stopped:
             started = time.monotonic()
             with jax.transfer_guard("disallow"):
-                chunk = loop.pretrain if step < train.pretrain_steps else loop.meta
-                state, reports = chunk(state, problem.data, loop.seed_key)
+                phase = model.phase_of(step + 1)
+                state, reports = phase.chunk(state, model.data, seed_key)
                 reports = jax.device_get(reports)
                 _refuse_non_finite(reports, step)
                 step += train.chunk
                 seconds = time.monotonic() - started
                 progress = progress._replace(seconds=progress.seconds + seconds)
-                monitor.steps(step, reports, seconds)
+                monitor.steps(step, phase, reports, seconds)
                 if step % train.validate_every == 0 or step == total:
-                    pretraining = step <= train.pretrain_steps and train.steps > 0
-                    asked = (0,) if pretraining else config.evaluation.adapt_steps
-                    validation = loop.validate(state.params, asked)
+                    validation = validate(
+                        state.params, config.evaluation.adapt_steps if phase.final else (0,)
+                    )
                     monitor.validation(step, validation)
-                    if not pretraining:
+                    if phase.final:
                         progress = _judge(progress, step, validation)
                     stopped = bool(train.patience) and progress.stale >= train.patience
             interrupted = interrupts.received
@@ -195,16 +176,16 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
                 say(f"interrupted at step {step}, saved; the same command resumes")
                 return FitResult("interrupted", step, progress.best_step, None, {}, path)
         checkpoints.wait()
-    return _finish(problem, loop, path, checkpoints, optimizer, step, progress, say)
+    return _finish(problem, validate, path, checkpoints, step, progress, say)
 
 
-def _start(problem, optimizer, path, checkpoints, say) -> tuple[TrainState, Progress]:
+def _start(problem, path, checkpoints, say) -> tuple[TrainState, Progress]:
     """The newest checkpoint, or a fresh state."""
     saved = checkpoints.steps()
     if not saved:
         workdirs.truncate_records(path / "metrics.jsonl", 0)
-        return jax.jit(lambda: initial_state(problem, optimizer))(), Progress()
-    abstract = jax.eval_shape(lambda: initial_state(problem, optimizer))
+        return jax.jit(lambda: initial_state(problem))(), Progress()
+    abstract = jax.eval_shape(lambda: initial_state(problem))
     state = checkpoints.restore(saved[-1], abstract_on(abstract, _default_sharding()))
     workdirs.truncate_records(path / "metrics.jsonl", saved[-1])
     say(f"resumed from step {saved[-1]}")
@@ -217,8 +198,7 @@ def _default_sharding() -> jax.sharding.Sharding:
 
 def restore_params(problem: Problem, checkpoints: Checkpoints, step: int):
     """Parameters of a saved step on the default device, wherever they were written."""
-    optimizer = make_optimizer(problem.config.optimizer, problem.config.train)
-    abstract = jax.eval_shape(lambda: initial_state(problem, optimizer))
+    abstract = jax.eval_shape(lambda: initial_state(problem))
     return checkpoints.restore(step, abstract_on(abstract, _default_sharding())).params
 
 
@@ -240,10 +220,10 @@ def _refuse_non_finite(reports: StepReport, first_step: int) -> None:
         )
 
 
-def _finish(problem, loop, path, checkpoints, optimizer, step, progress, say) -> FitResult:
+def _finish(problem, validate, path, checkpoints, step, progress, say) -> FitResult:
     """Chooses the adaptation steps on validation users at the best checkpoint and closes the manifest."""
     params = restore_params(problem, checkpoints, progress.best_step)
-    validation = loop.validate(params, problem.config.evaluation.adapt_steps)
+    validation = validate(params, problem.config.evaluation.adapt_steps)
     manifest = workdirs.update_manifest(
         path,
         status="finished",

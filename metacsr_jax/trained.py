@@ -4,14 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.checkpoint import Checkpoints
 from metacsr_jax.compilation import cache_compilations
 from metacsr_jax.errors import WorkdirError
-from metacsr_jax.models.diffusion import ItemTable
-from metacsr_jax.models.metacsr import Params
 from metacsr_jax.problem import Problem, make_problem
 from metacsr_jax.protocol import load_protocol
 from metacsr_jax.train import restore_params
@@ -22,17 +18,15 @@ class Trained(NamedTuple):
 
     Attributes:
         workdir: absolute path.
-        problem: configuration, protocol, network, data.
+        problem: configuration, protocol, model.
         params: of the restored step.
-        table: item representations under these parameters.
         step: the restored step.
         manifest: of the work directory.
     """
 
     workdir: Path
     problem: Problem
-    params: Params
-    table: ItemTable
+    params: Any
     step: int
     manifest: dict[str, Any]
 
@@ -40,7 +34,7 @@ class Trained(NamedTuple):
     def chosen_adapt_steps(self) -> int:
         """Adaptation steps chosen on validation users; before training has ended, the inner steps of training."""
         chosen = self.manifest.get("chosen_adapt_steps")
-        return self.problem.config.meta.inner_steps if chosen is None else chosen
+        return self.problem.model.inner_steps if chosen is None else chosen
 
 
 def load_trained(workdir: str | os.PathLike, checkpoint: str = "best") -> Trained:
@@ -69,5 +63,4 @@ def load_trained(workdir: str | os.PathLike, checkpoint: str = "best") -> Traine
         params = restore_params(problem, checkpoints, step)
     finally:
         checkpoints.close()
-    table = jax.jit(problem.network.represent)(params["representer"], problem.data.inputs)
-    return Trained(path, problem, params, table, step, workdirs.read_manifest(path))
+    return Trained(path, problem, params, step, workdirs.read_manifest(path))

@@ -1,36 +1,32 @@
 """Validation on pseudo-new users: early stopping and the number of adaptation steps that counts as the result."""
 
 from collections.abc import Callable, Iterable
-
-import jax
+from typing import Any
 
 from metacsr_jax.cases import CaseBatch
 from metacsr_jax.errors import NonFiniteError
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.evaluation.ranking import rank_cases
-from metacsr_jax.models.metacsr import Params
 from metacsr_jax.problem import Problem, scenario_batches
-from metacsr_jax.score import batch_size, bind_score, make_score
+from metacsr_jax.score import batch_size
 
 Validation = dict[int, dict[str, float]]  # adaptation steps -> metric -> mean over validation users
 
 
-def make_validation(problem: Problem) -> Callable[[Params, Iterable[int]], Validation]:
+def make_validation(problem: Problem) -> Callable[[Any, Iterable[int]], Validation]:
     """Builds `(params, adapt_steps) -> Validation`; the cases stay the same over a run, and nothing compiles twice."""
     config = problem.config
     held_out, batch = scenario_batches(problem, "validation")
-    represent = jax.jit(problem.network.represent)
     adapt_per = config.evaluation.adapt_per[0]
-    score = make_score(problem.network, problem.learner, config, adapt_per)
     size = batch_size(config, adapt_per, min(config.evaluation.batch, len(held_out.target_N)))
 
     def batches(start: int, stop: int) -> CaseBatch:
         return CaseBatch(*(array[start:stop] for array in batch))
 
-    def validate(params: Params, adapt_steps: Iterable[int]) -> Validation:
-        bound = bind_score(represent, score, params, problem.data.inputs)
+    def validate(params: Any, adapt_steps: Iterable[int]) -> Validation:
+        bound = problem.model.bind(params, adapt_per)
         means = {}
-        for steps in adapt_steps:
+        for steps in adapt_steps if problem.model.adapts else (0,):
             try:
                 ranks = rank_cases(
                     bound, held_out, batches, steps, problem.protocol.mask_seen, size

@@ -94,7 +94,7 @@ def provenance() -> dict[str, Any]:
     versions = {"metacsr_jax": __version__, "python": platform.python_version()}
     return {
         "versions": versions | {name: metadata.version(name) for name in PACKAGES},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
         "platform": platform.platform(),
     }
 

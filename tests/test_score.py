@@ -8,7 +8,7 @@ import pytest
 
 from metacsr_jax.cases import case_batch, pad_batch
 from metacsr_jax.config import EvaluationConfig
-from metacsr_jax.score import bind_score, make_score, support_samples
+from metacsr_jax.score import make_score, support_samples
 from metacsr_jax.tasks import Samples
 
 HISTORIES = [[1, 2, 3, 4, 5], [0, 6], [7], [], [5, 3, 5, 1], [2, 0, 4, 6, 1, 3]]
@@ -25,7 +25,8 @@ def scorer(model, adapt_per="user"):
     """(batch, steps) -> [B, I], and the configuration it was built with."""
     config = dataclasses.replace(model.config, evaluation=EvaluationConfig(group_size=GROUP))
     score = make_score(model.network, model.learner, config, adapt_per)
-    return bind_score(jax.jit(model.network.represent), score, model.params, model.inputs)
+    table = jax.jit(model.network.represent)(model.params["representer"], model.inputs)
+    return lambda batch, steps: score(model.params, table, batch, steps)
 
 
 @pytest.fixture(scope="module")

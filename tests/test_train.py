@@ -22,13 +22,14 @@ from tiny import (
     trained,
 )
 
-from metacsr_jax import settings
+from metacsr_jax import metacsr, settings
 from metacsr_jax import train as training
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.checkpoint import Checkpoints
 from metacsr_jax.errors import NonFiniteError, WorkdirError
 from metacsr_jax.evaluate import evaluate
 from metacsr_jax.log import load_log
+from metacsr_jax.metacsr import make_parts
 from metacsr_jax.monitor import Monitor
 from metacsr_jax.problem import make_problem
 from metacsr_jax.protocol import build_protocol
@@ -43,8 +44,8 @@ def at_chunk(monkeypatch):
 
     def install(do):
         class Acting(Monitor):
-            def steps(self, step, reports, seconds):
-                super().steps(step, reports, seconds)
+            def steps(self, step, phase, reports, seconds):
+                super().steps(step, phase, reports, seconds)
                 do(step)
 
         monkeypatch.setattr(training, "Monitor", Acting)
@@ -304,13 +305,13 @@ def test_nothing_compiles_after_each_phase_has_begun(tmp_path, at_chunk, compile
 
 
 def test_the_loop_refuses_implicit_transfers(tmp_path, monkeypatch):
-    make_chunk = training.make_chunk
+    make_chunk = metacsr.make_chunk
 
     def careless(*arguments, **kwargs):
         chunk = make_chunk(*arguments, **kwargs)
         return lambda state, data, key: chunk(state, jax.tree.map(np.asarray, data), key)
 
-    monkeypatch.setattr(training, "make_chunk", careless)
+    monkeypatch.setattr(metacsr, "make_chunk", careless)
     with pytest.raises(Exception, match=r"[Dd]isallowed.*transfer"):
         train(tmp_path / "run", config())
 
@@ -381,17 +382,16 @@ def test_features_from_files_reach_the_model(tmp_path):
         with_files, "custom/tuned"
     )  # a log of its own, not the embedded one
     protocol = build_protocol(load_log(with_files), with_files.protocol)
-    problem = make_problem(protocol, with_files)
-    optimizer = training.make_optimizer(with_files.optimizer, with_files.train)
-    state = jax.jit(lambda: training.initial_state(problem, optimizer))()
+    state = jax.jit(lambda: training.initial_state(make_problem(protocol, with_files)))()
+    parts = make_parts(protocol, with_files)
     theta_1 = state.params["representer"]
     assert theta_1["item_features"]["kernel"].shape == (2, 8)
     assert theta_1["user_features"]["kernel"].shape == (2, 8)
-    inputs = problem.data.inputs
-    table = problem.network.represent(theta_1, inputs).vector_ID
+    inputs = parts.data.inputs
+    table = parts.network.represent(theta_1, inputs).vector_ID
     for name in ("item_features_IF", "user_features_RF"):
         other = inputs._replace(**{name: getattr(inputs, name) + 1.0})
-        changed = problem.network.represent(theta_1, other).vector_ID
+        changed = parts.network.represent(theta_1, other).vector_ID
         assert not np.allclose(changed, table, atol=1e-4), name
 
 

@@ -20,7 +20,6 @@ from metacsr_jax import presets, settings
 from metacsr_jax.checkpoint import Checkpoints, abstract_on
 from metacsr_jax.config import Config
 from metacsr_jax.log import load_log
-from metacsr_jax.optimizer import make_optimizer
 from metacsr_jax.problem import make_problem
 from metacsr_jax.protocol import load_protocol
 from metacsr_jax.train import FitResult, fit, initial_state
@@ -139,8 +138,7 @@ def saved_state(workdir: Path, step: int | None = None):
     """The training state of a saved step, the last one by default, on the host."""
     config = read_config(workdir)
     problem = make_problem(load_protocol(workdir / "protocol"), config)
-    optimizer = make_optimizer(config.optimizer, config.train)
-    abstract = jax.eval_shape(lambda: initial_state(problem, optimizer))
+    abstract = jax.eval_shape(lambda: initial_state(problem))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
     with contextlib.closing(checkpoints):

@@ -104,8 +104,3 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         return score_BN + table.bias_I[item_BN]
 
     return Network(init, represent, encode, score_catalogue, score_candidates)
-
-
-def parameter_counts(params: Params) -> dict[str, int]:
-    """Number of parameters of each top-level part, for reports."""
-    return {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}

@@ -48,7 +48,7 @@ def draw_negatives(
         short = int(free_N.argmin())
         raise ProtocolError(
             f"protocol.num_negatives={num_negatives} ({scenario}): user {user_ids_N[short]!s} left"
-            f" {free_N[short]} of {num_items} items untouched; expected at least {num_negatives}"
+            f" {free_N[short]} of {num_items} items untouched; expected at least {num_negatives}, or a smaller protocol.num_negatives"
         )
     offset_NC = _distinct_offsets(user_hash_N, free_N, num_negatives, seed, scenario)
     # The k-th free item of a case is k + j, where j counts the touched items f_0 < f_1 < ... with

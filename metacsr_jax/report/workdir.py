@@ -26,9 +26,10 @@ def draw_workdir(workdir: str | os.PathLike) -> list[Path]:
     rows = read_rows(workdir)
     kinds = sorted({row["candidates"] for row in rows} - {"full"})
     candidates = kinds[0] if kinds else "full"  # the paper's ranking where there is one
-    pictures = [
-        training_curves(read_records(Path(workdir) / "metrics.jsonl"), directory / "training.png")
-    ]
+    records = read_records(Path(workdir) / "metrics.jsonl")
+    pictures = []
+    if any("loss" in record for record in records):  # a model that counts has no training curves
+        pictures.append(training_curves(records, directory / "training.png"))
     pictures.append(metric_curves(rows, directory / "metrics.png", candidates))
     pictures.append(bars(rows, directory / "models.png", candidates))
     steps_of: dict[str, set[int]] = {}

@@ -1,0 +1,391 @@
+"""MetaCF on NGCF: a user as a graph of a few edges, adapted with learned rates (Wei, Wu, Cao, Nie, Chua, et al., ICDM 2020; NGCF:
+Wang, He, Wang, Feng, Chua, SIGIR 2019).
+
+NGCF: M^l = A E^l, E^l+1 = LeakyReLU_0.2(M^l W1 + b1 + (E^l * M^l) W2 + b2), message dropout; a node's vector is E^0 and its L2-normalised
+E^1..E^3 in a line, a score the inner product. A = D^-1/2 (Adj + 1) D^-1/2, or D^-1 (Adj + 1) with `adjacency=mean`.
+
+A task plays a regular user as a new one: 1 to K of its items are the support, its other edges are taken out of the graph, the query is
+among them. Potential interactions: items reached over the support's users (user - item - user' - item'), drawn in proportion to the
+number of such paths, as many as support items, enter as edges of weight gamma. Inner: BPR on the support, the edge to the item being
+scored masked, theta' = theta - alpha * gradient with a rate for every parameter, learned as its logarithm so that it stays positive.
+Outer: second order, BPR on the query, for theta and alpha.
+
+Reading: no user has an embedding of its own, all start from one learned row. Not a sampled subgraph for each of the candidates but the
+whole graph: what an item's neighbours send it (A E^l without the item itself) is computed once per outer step under the unadapted
+theta, and from it each task subtracts its user; the items' own transforms, the user's vector and all of the task's scores are under the
+adapted theta'. Up to three layers that removes every path by which the user's own edges reach its scores (tests/test_metacf.py), hence
+the limit. A support item does not hear back from the user. `adapt_embeddings` adapts the item rows and the users' row with the weights.
+The exact weighting of potential interactions in the original is not public.
+
+Dimension key: R users, I items, D = width, U tasks or served users, K support, Q query, N negatives, P potential, X items of a task.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metacsr_jax.baselines.few_shot import apply_dense, dense
+from metacsr_jax.baselines.sequence import dropped
+from metacsr_jax.baselines.training import (
+    draw_sets,
+    epochs,
+    served_events,
+    served_negatives,
+    start_state,
+    updates_per_epoch,
+)
+from metacsr_jax.config import Config, MetaCFConfig
+from metacsr_jax.graph import DiffusionInputs, aggregate_items, aggregate_users
+from metacsr_jax.meta import adapt
+from metacsr_jax.model import Model
+from metacsr_jax.negatives import draw_negatives, is_known
+from metacsr_jax.protocol import Protocol, training_events
+from metacsr_jax.tasks import Histories, make_histories
+from metacsr_jax.training_graph import training_graph
+
+Params = dict[
+    str, Any
+]  # theta: user [D], item [I, D], layers; rates: logarithms, a tree like what adapts
+
+
+class GraphData(NamedTuple):
+    """histories and graph of the regular users, on the device."""
+
+    histories: Histories
+    inputs: DiffusionInputs
+
+
+class Messages(NamedTuple):
+    """What the whole graph says under the unadapted theta.
+
+    Attributes:
+        to_item: per layer, what an item's users send it, sum_u A_iu E_u^l, [I, D].
+        user: per layer, E_u^l, [R, D].
+    """
+
+    to_item: tuple[jax.Array, ...]
+    user: tuple[jax.Array, ...]
+
+
+class Task(NamedTuple):
+    """A user as a task sees it.
+
+    Attributes:
+        row: int32, the user's row among the regular ones, whose edges are taken out; -1: it has none.
+        item_K: support items.
+        real_K: which are real.
+        potential_P: potential interactions.
+        real_P: which are real.
+    """
+
+    row: jax.Array
+    item_K: jax.Array
+    real_K: jax.Array
+    potential_P: jax.Array
+    real_P: jax.Array
+
+
+def init(key: jax.Array, items: int, own: MetaCFConfig) -> Params:
+    """theta and the logarithms of the rates; the key is consumed."""
+    user_key, item_key, *layer_keys = jax.random.split(key, 2 + own.layers)
+    scale = own.width**-0.5
+    theta = {
+        "user": scale * jax.random.normal(user_key, (own.width,)),
+        "item": scale * jax.random.normal(item_key, (items, own.width)),
+        "layers": [],
+    }
+    for layer_key in layer_keys:
+        sum_key, product_key = jax.random.split(layer_key)
+        theta["layers"].append(
+            {
+                "sum": dense(sum_key, own.width, own.width),
+                "product": dense(product_key, own.width, own.width),
+            }
+        )
+    start = jnp.log(own.inner_rate)
+    rates = jax.tree.map(lambda leaf: jnp.full_like(leaf, start), split(theta, own)[0])
+    return {"theta": theta, "rates": rates}
+
+
+def split(theta: Params, own: MetaCFConfig) -> tuple[Params, Params]:
+    """theta in what a task adapts and what it shares."""
+    if own.adapt_embeddings:
+        return theta, {}
+    return {"layers": theta["layers"]}, {name: theta[name] for name in ("user", "item")}
+
+
+def propagate(layer: Params, own_XD: jax.Array, message_XD: jax.Array) -> jax.Array:
+    """One layer of NGCF."""
+    total = apply_dense(layer["sum"], message_XD) + apply_dense(
+        layer["product"], own_XD * message_XD
+    )
+    return jax.nn.leaky_relu(total, 0.2)
+
+
+def final_vector(of_layers: list[jax.Array]) -> jax.Array:
+    """E^0 and the normalised E^1.. side by side."""
+
+    def unit(x):
+        return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
+
+    return jnp.concatenate([of_layers[0], *map(unit, of_layers[1:])], axis=-1)
+
+
+def degrees(inputs: DiffusionInputs, users: int) -> tuple[jax.Array, jax.Array]:
+    """Degrees of users and items with the loop to themselves."""
+    degree_N = jnp.asarray(inputs.graph.nodes["degree"]) + 1.0
+    return degree_N[:users], degree_N[users:]
+
+
+def send(inputs, user_RD, item_ID, own: MetaCFConfig):
+    """What neighbours send: A E without the loops, to items and to users."""
+    degree_R, degree_I = degrees(inputs, user_RD.shape[0])
+    half = 0.5 if own.adjacency == "symmetric" else 0.0
+    whole = 1.0 - half
+    scaled_RD, scaled_ID = (
+        user_RD * degree_R[:, None] ** -half,
+        item_ID * degree_I[:, None] ** -half,
+    )
+    to_item_ID = aggregate_items(inputs, scaled_RD, item_ID.shape[0], "sum")
+    to_user_RD = aggregate_users(inputs, scaled_ID, user_RD.shape[0], "sum")
+    return to_item_ID * degree_I[:, None] ** -whole, to_user_RD * degree_R[:, None] ** -whole
+
+
+def whole_graph(
+    theta: Params, inputs: DiffusionInputs, own: MetaCFConfig, key: jax.Array | None = None
+) -> Messages:
+    """Runs NGCF over all nodes; with a key, which is consumed, messages are dropped out."""
+    users = inputs.graph.nodes["degree"].shape[0] - theta["item"].shape[0]
+    degree_R, degree_I = degrees(inputs, users)
+    user_RD = jnp.broadcast_to(theta["user"], (users, own.width))
+    item_ID = theta["item"]
+    to_item, of_user = [], []
+    for n, layer in enumerate(theta["layers"]):
+        to_item_ID, to_user_RD = send(inputs, user_RD, item_ID, own)
+        to_item.append(to_item_ID)
+        of_user.append(user_RD)
+        if n + 1 < own.layers:
+            keys = (None, None)
+            if key is not None:
+                keys = jax.random.split(jax.random.fold_in(key, n))
+            message_ID = to_item_ID + item_ID / degree_I[:, None]
+            message_RD = to_user_RD + user_RD / degree_R[:, None]
+            item_ID = dropped(keys[0], own.dropout, propagate(layer, item_ID, message_ID))
+            user_RD = dropped(keys[1], own.dropout, propagate(layer, user_RD, message_RD))
+    return Messages(tuple(to_item), tuple(of_user))
+
+
+def item_layers(
+    theta: Params, messages: Messages, data: GraphData, own: MetaCFConfig, row, item_X
+) -> tuple[list[jax.Array], jax.Array]:
+    """Items under theta' in the graph without the edges of the user `row`: E^0.. of each, and their degrees."""
+    users = messages.user[0].shape[0]
+    degree_R, degree_I = degrees(data.inputs, users)
+    safe = jnp.maximum(row, 0)
+    items = messages.to_item[0].shape[0]
+    linked_X = is_known(data.histories.known, safe[None], item_X[None], items)[0] & (row >= 0)
+    degree_X = degree_I[item_X] - linked_X
+    half = 0.5 if own.adjacency == "symmetric" else 0.0
+    before_X1 = degree_I[item_X][:, None] ** (1.0 - half)
+    own_XD = theta["item"][item_X]
+    layers = [own_XD]
+    for layer, to_item_ID, user_RD in zip(
+        theta["layers"], messages.to_item, messages.user, strict=True
+    ):
+        from_user_D = user_RD[safe] * degree_R[safe] ** -half
+        rest_XD = to_item_ID[item_X] * before_X1 - linked_X[:, None] * from_user_D
+        message_XD = rest_XD * degree_X[:, None] ** (half - 1.0) + own_XD / degree_X[:, None]
+        own_XD = propagate(layer, own_XD, message_XD)
+        layers.append(own_XD)
+    return layers, degree_X
+
+
+def user_vector(
+    theta: Params,
+    own: MetaCFConfig,
+    neighbour: list[jax.Array],
+    degree_X: jax.Array,
+    weight_X: jax.Array,
+) -> jax.Array:
+    """The user from weighted edges to items.
+
+    Args:
+        theta: adapted.
+        own: settings.
+        neighbour: E^0.. of the items, [X, D] each.
+        degree_X: their degrees without this user.
+        weight_X: of the edges; 0: none.
+    """
+    degree = 1.0 + jnp.sum(weight_X)
+    other_X = degree_X + weight_X if own.adjacency == "symmetric" else degree
+    share_X = weight_X / jnp.sqrt(degree * other_X)
+    vector_D = theta["user"]
+    layers = [vector_D]
+    for layer, item_XD in zip(theta["layers"], neighbour[:-1], strict=True):
+        message_D = share_X @ item_XD + vector_D / degree
+        vector_D = propagate(layer, vector_D, message_D)
+        layers.append(vector_D)
+    return final_vector(layers)
+
+
+def edge_weights(own: MetaCFConfig, task: Task) -> jax.Array:
+    """Weights of the edges to support and potential items, [K + P]."""
+    return jnp.concatenate([1.0 * task.real_K, own.potential_weight * task.real_P])
+
+
+def support_loss(theta, messages, data, own, task: Task, negative_KN) -> jax.Array:
+    """BPR on the support; for each item the user is seen without the edge to it."""
+    of = partial(item_layers, theta, messages, data, own, task.row)
+    neighbour, degree_X = of(jnp.concatenate([task.item_K, task.potential_P]))
+    weight_X = edge_weights(own, task)
+    count = task.item_K.shape[0]
+    masked_KX = weight_X * (1.0 - jnp.eye(count, weight_X.shape[0]))
+    user_KD = jax.vmap(partial(user_vector, theta, own, neighbour, degree_X))(masked_KX)
+    positive_KD = final_vector(neighbour)[:count]
+    negative_KND = final_vector(of(negative_KN.reshape(-1))[0]).reshape(*negative_KN.shape, -1)
+    return bpr_loss(user_KD, positive_KD, negative_KND, task.real_K)
+
+
+def bpr_loss(user_KD, positive_KD, negative_KND, real_K) -> jax.Array:
+    """Mean over what is real of -log sigmoid of each positive's margin over its negatives."""
+    positive_K1 = jnp.sum(user_KD * positive_KD, axis=1)[:, None]
+    negative_KN = jnp.einsum("kd,knd->kn", user_KD, negative_KND)
+    each_K = jnp.mean(jax.nn.softplus(negative_KN - positive_K1), axis=1)
+    return jnp.sum(jnp.where(real_K, each_K, 0.0)) / jnp.maximum(jnp.sum(real_K), 1)
+
+
+def personalise(params, messages, data, own, task: Task, negative_KN, steps: int) -> Params:
+    """theta' of a task: training and serving adapt through here."""
+    fast, shared = split(params["theta"], own)
+
+    def loss(fast):
+        return support_loss({**shared, **fast}, messages, data, own, task, negative_KN)
+
+    rates = jax.tree.map(jnp.exp, params["rates"])
+    return {**shared, **adapt(loss, fast, rates, steps)}
+
+
+def task_user(theta, messages, data, own, task: Task) -> jax.Array:
+    """The user's vector from the whole support and the potential interactions."""
+    item_X = jnp.concatenate([task.item_K, task.potential_P])
+    neighbour, degree_X = item_layers(theta, messages, data, own, task.row, item_X)
+    return user_vector(theta, own, neighbour, degree_X, edge_weights(own, task))
+
+
+def draw_potential(
+    key: jax.Array, inputs: DiffusionInputs, own: MetaCFConfig, row, item_K, real_K, items: int
+) -> tuple[jax.Array, jax.Array]:
+    """Potential interactions of one user, without replacement, in proportion to paths; the key is consumed."""
+    slots = item_K.shape[0] if own.potential < 0 else own.potential
+    if not slots:
+        return jnp.zeros(0, jnp.int32), jnp.zeros(0, bool)
+    users = inputs.graph.nodes["degree"].shape[0] - items
+    support_I = jnp.zeros(items).at[item_K].max(1.0 * real_K)
+    reached_R = aggregate_users(inputs, support_I[:, None], users, "sum")[:, 0]
+    reached_R = jnp.where(jnp.arange(users) == row, 0.0, reached_R)  # a path needs another user
+    paths_I = aggregate_items(inputs, reached_R[:, None], items, "sum")[:, 0]
+    open_I = (paths_I > 0) & (support_I == 0)
+    logit_I = jnp.where(open_I, jnp.log(jnp.maximum(paths_I, 1e-9)), -jnp.inf)
+    _, item_P = jax.lax.top_k(logit_I + jax.random.gumbel(key, (items,)), slots)
+    wanted = jnp.sum(real_K) if own.potential < 0 else slots
+    return item_P.astype(jnp.int32), open_I[item_P] & (jnp.arange(slots) < wanted)
+
+
+def metacf(protocol: Protocol, config: Config) -> Model:
+    """MetaCF_NGCF on a protocol."""
+    own, items = config.metacf, protocol.num_items
+    training = training_events(protocol)
+    histories = make_histories(training.offset_R1, training.item_F)
+    data = jax.device_put(GraphData(histories, training_graph(protocol)))
+    optimizer = optax.chain(optax.clip(own.clip), optax.adam(own.outer_rate))
+
+    def initial(key):
+        return start_state(init(key, items, own), optimizer)
+
+    def task_loss(params, messages, data, task, negative_KN, query_Q, real_Q, negative_QN):
+        theta = personalise(params, messages, data, own, task, negative_KN, own.inner_steps)
+        user_D = task_user(theta, messages, data, own, task)
+        item_X = jnp.concatenate([query_Q, negative_QN.reshape(-1)])
+        vector_XD = final_vector(item_layers(theta, messages, data, own, task.row, item_X)[0])
+        count = query_Q.shape[0]
+        negative_QND = vector_XD[count:].reshape(*negative_QN.shape, -1)
+        user_QD = jnp.broadcast_to(user_D, (count, user_D.shape[0]))
+        loss = bpr_loss(user_QD, vector_XD[:count], negative_QND, real_Q)
+        touched = jnp.concatenate([task.item_K, item_X])
+        norms = jnp.sum(theta["item"][touched] ** 2) + jnp.sum(theta["user"] ** 2)
+        return loss + own.regularisation * norms / touched.shape[0]
+
+    def loss(params, data, key):
+        set_key, size_key, negative_key, path_key, drop_key = jax.random.split(key, 5)
+        row_U, item_UX, real_UX = draw_sets(
+            set_key, data.histories, own.tasks, own.support, own.query
+        )
+        # A new user may bring fewer items than K: 1 to K of them are shown.
+        shown_U1 = jax.random.randint(size_key, (own.tasks, 1), 1, own.support + 1)
+        real_UK = real_UX[:, : own.support] & (jnp.arange(own.support)[None] < shown_U1)
+        item_UK, query_UQ = item_UX[:, : own.support], item_UX[:, own.support :]
+        count = (own.support + own.query) * own.negatives
+        negative_UM = draw_negatives(negative_key, data.histories.known, row_U, items, count)
+        negative_UXN = negative_UM.reshape(own.tasks, -1, own.negatives)
+        potential = jax.vmap(draw_potential, (0, None, None, 0, 0, 0, None))(
+            jax.random.split(path_key, own.tasks), data.inputs, own, row_U, item_UK, real_UK, items
+        )
+        messages = whole_graph(params["theta"], data.inputs, own, drop_key)
+        loss_U = jax.vmap(task_loss, (None, None, None, 0, 0, 0, 0, 0))(
+            params,
+            messages,
+            data,
+            Task(row_U, item_UK, real_UK, *potential),
+            negative_UXN[:, : own.support],
+            query_UQ,
+            real_UX[:, own.support :],
+            negative_UXN[:, own.support :],
+        )
+        return jnp.mean(loss_U)
+
+    phase = epochs(
+        loss,
+        optimizer,
+        steps=config.train.steps,
+        per_dispatch=config.train.chunk,
+        updates=updates_per_epoch(histories.eligible_V.shape[0], own.tasks),
+        counts="tasks",
+        per_update=own.tasks,
+    )
+
+    def score(params, messages, data, batch, steps):
+        item_UK, real_UK = served_events(batch)
+        seed, count = config.protocol.seed, item_UK.shape[1] * own.negatives
+        negative_UKN = served_negatives(batch, seed, items, 1, count).reshape(
+            *item_UK.shape, own.negatives
+        )
+        path_key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
+        keys = jax.vmap(partial(jax.random.fold_in, path_key))(batch.seed_B)
+        potential = jax.vmap(draw_potential, (0, None, None, 0, 0, 0, None))(
+            keys, data.inputs, own, batch.user_B, item_UK, real_UK, items
+        )
+
+        def one(given):
+            task, negative_KN = given
+            theta = personalise(params, messages, data, own, task, negative_KN, steps)
+            user_D = task_user(theta, messages, data, own, task)
+            every = jnp.arange(items)
+            item_ID = final_vector(item_layers(theta, messages, data, own, task.row, every)[0])
+            return item_ID @ user_D
+
+        # One after another: each has a whole catalogue of its own.
+        return jax.lax.map(one, (Task(batch.user_B, item_UK, real_UK, *potential), negative_UKN))
+
+    whole = jax.jit(lambda theta, inputs: whole_graph(theta, inputs, own))
+    jitted = jax.jit(score, static_argnums=4)
+
+    def bind(params, adapt_per="user"):
+        del adapt_per
+        messages = whole(params["theta"], data.inputs)
+        return lambda batch, steps: jitted(params, messages, data, batch, steps)
+
+    return Model("metacf-ngcf", "epoch", True, data, initial, (phase,), bind, own.inner_steps)
