@@ -111,19 +111,26 @@ EPOCHS: dict[str, Any] = {
     "train.patience": 5,
     "evaluation.adapt_steps": (0, 1, 5, 10, 20),
 }
+# Validation at five numbers of steps costs more than an epoch of tasks.
+TASK_EPOCHS: dict[str, Any] = {**EPOCHS, "train.validate_every": 5, "train.patience": 3}
 COUNTED: dict[str, Any] = {**EPOCHS, "train.steps": 0, "evaluation.adapt_steps": (0,)}
 
 # `paper`: the values of each method's own paper or code where it gives any; `tuned`: chosen on validation users.
 RIVALS: dict[str, dict[str, Any]] = {
     "bpr/paper": {**EPOCHS, "train.steps": 100},
-    "bpr/tuned": {**EPOCHS, "train.steps": 100, "bpr.adapt_negatives": 20},
+    "bpr/tuned": {
+        **EPOCHS,
+        "train.steps": 100,
+        "bpr.adapt_negatives": 20,
+        "bpr.adapt_rate": 3.0,
+    },
     "lstm/paper": {**EPOCHS, "train.steps": 30},
     "lstm/tuned": {**EPOCHS, "train.steps": 15, "lstm.loss": "softmax"},
     "csan/paper": {**EPOCHS, "train.steps": 30},
-    "csan/tuned": {**EPOCHS, "train.steps": 10, "csan.loss": "softmax"},
-    "melu/paper": {**EPOCHS, "train.steps": 20},
+    "csan/tuned": {**EPOCHS, "train.steps": 4, "csan.loss": "softmax"},
+    "melu/paper": {**TASK_EPOCHS, "train.steps": 20},
     "melu/tuned": {
-        **EPOCHS,
+        **TASK_EPOCHS,
         "train.steps": 100,
         "melu.outer_rate": 1e-3,
         "melu.inner_rate": 1e-2,
@@ -131,8 +138,13 @@ RIVALS: dict[str, dict[str, Any]] = {
     },
     "metacs-l/paper": {**EPOCHS, "train.steps": 100},
     "metacs-l/tuned": {**EPOCHS, "train.steps": 100, "metacs.negatives": 4, "metacs.support": 9},
-    "metacs-dnn/paper": {**EPOCHS, "train.steps": 100},
-    "metacs-dnn/tuned": {**EPOCHS, "train.steps": 100, "metacs.negatives": 4, "metacs.support": 9},
+    "metacs-dnn/paper": {**TASK_EPOCHS, "train.steps": 100},
+    "metacs-dnn/tuned": {
+        **TASK_EPOCHS,
+        "train.steps": 100,
+        "metacs.negatives": 4,
+        "metacs.support": 9,
+    },
     "sml/paper": {**EPOCHS, "train.patience": 0, "train.pretrain_steps": 10, "train.steps": 50},
     "sml/tuned": {
         **EPOCHS,

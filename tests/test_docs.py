@@ -39,10 +39,16 @@ def refusal(name: str, value: str | None) -> str | None:
         return f"{name}: no such setting"
     for choice in [] if value is None else value.split("|"):
         try:
-            settings.override(Config(), [f"{name}={choice}"])
+            settings.override(reader(section), [f"{name}={choice}"])
         except ConfigError as error:
             return str(error)
     return None
+
+
+def reader(section: str) -> Config:
+    """A configuration whose model reads the section: metaCSR's unless it is a rival's own."""
+    readers = [name for name, own in settings.OWN_SECTIONS.items() if section in own]
+    return presets.preset("synthetic/paper", readers[0]) if readers else Config()
 
 
 def settings_problems(text: str) -> list[str]:

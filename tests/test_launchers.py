@@ -158,6 +158,10 @@ def test_recommend_serves_files_and_single_histories(tmp_path, parse):
     single.write_text(f"user,item\nanna,{histories[0][0]}\n")
     one_user.write_text("user,item\n" + "".join(f"anna,{item}\n" for item in histories[0]))
     broken.write_text("who,what\n1,2\n")
+    odd, strangers, malformed = (tmp_path / name for name in ("odd.csv", "new.csv", "bad.csv"))
+    odd.write_text("who,what\n" + "".join(f"anna,{item}\n" for item in histories[0]))
+    strangers.write_text(f"user,item\nanna,x\nbert,{histories[0][0]}\ncarl,y\n")
+    malformed.write_text("user,item\nanna,1\nbert\n")
     text = ",".join(map(str, histories[0]))
     output = tmp_path / "next.csv"
     commands = {
@@ -173,9 +177,13 @@ def test_recommend_serves_files_and_single_histories(tmp_path, parse):
         "empty": [here, "--history=", "--k=3"],
         "unknown": [here, f"--history={text},nothing", "--k=3"],
         "candidates": [here, f"--history={text}", "--candidates=1,2,3", "--noexclude_seen"],
+        "named": [here, f"--histories={odd}", "--k=3", "--user_column=who", "--item_column=what"],
+        "strangers": [here, f"--histories={strangers}", "--k=3"],
         "none": [here],
         "both": [here, "--history=1", f"--histories={plain}"],
         "k": [here, "--history=1", "--k=0"],
+        "blanks": [here, f"--history={text.replace(',', ' ')}"],
+        "malformed": [here, f"--histories={malformed}"],
         "columns": [here, f"--histories={broken}"],
         "missing": [here, f"--histories={tmp_path / 'nowhere.csv'}"],
         "nowhere": [f"--workdir={tmp_path / 'nowhere'}", "--history=1"],
@@ -199,7 +207,7 @@ def test_recommend_serves_files_and_single_histories(tmp_path, parse):
     )
     assert ended["timed"].out == ended["plain"].out, "sorted by time"
     own = [row["item"] for row in table[:3]]
-    for name in ("history", "spaces", "one", "unknown"):
+    for name in ("history", "spaces", "one", "unknown", "named"):
         assert [row["item"] for row in parse(ended[name].out)] == own, name
     assert [row["user"] for row in parse(ended["one"].out)] == ["anna"] * 3
     assert parse(output.read_text()) == parse(ended["history"].out) and ended["output"].out == ""
@@ -209,13 +217,19 @@ def test_recommend_serves_files_and_single_histories(tmp_path, parse):
     )[0][0].tolist()
     assert "'nothing'" in ended["unknown"].err and len(ended["unknown"].err.splitlines()) == 1
     assert sorted(row["item"] for row in parse(ended["candidates"].out)) == ["1", "2", "3"]
+    assert "no known item: anna, carl; popularity order" in ended["strangers"].err
+    assert "no known item: history;" in ended["empty"].err
     assert ended["steps"].out != ended["history"].out
 
     assert_one_line(ended["none"], "--history and --histories")
     assert_one_line(ended["both"], "--history and --histories")
     assert_one_line(ended["k"], "k=0")
     assert_one_line(ended["columns"], "broken.csv")
-    assert_one_line(ended["missing"], "nowhere.csv")
+    assert "in user_column" in ended["columns"].err, "a flag of this command"
+    assert_one_line(ended["blanks"], "separated by commas")
+    assert_one_line(ended["malformed"], "bad.csv:3")
+    assert "skip_malformed" not in ended["malformed"].err
+    assert_one_line(ended["missing"], "nowhere.csv: no such file or directory; expected histories")
     assert_one_line(ended["nowhere"], "nowhere: no such directory")
     assert_one_line(ended["checkpoint"], "'worst'")
     assert_one_line(ended["negative"], "adapt_steps=-1")

@@ -114,7 +114,8 @@ def train(workdir: Path, config: Config, **kwargs: Any) -> Run:
 
 
 @functools.cache
-def _session() -> Path:
+def session_directory() -> Path:
+    """A directory that is removed when the session ends."""
     directory = tempfile.mkdtemp(prefix="metacsr-tests-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return Path(directory)
@@ -123,7 +124,7 @@ def _session() -> Path:
 @functools.cache
 def trained(kind: str = "tuned") -> Path:
     """A finished work directory, trained once a session and not to be changed: copy it to write there."""
-    workdir = _session() / kind
+    workdir = session_directory() / kind
     result = train(workdir, config(kind)).result
     assert result.status == "finished"
     return workdir

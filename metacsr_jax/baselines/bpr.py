@@ -114,7 +114,7 @@ def bpr(protocol: Protocol, config: Config) -> Model:
         if own.start == "zero":
             start_D = jnp.zeros_like(start_D)
         known_B1 = (batch.user_B >= 0)[:, None]
-        p_BD = jnp.where(known_B1, params["user"][batch.user_B], start_D)
+        p_BD = jnp.where(known_B1, params["user"][batch.user_B], start_D[None])
         if steps:
             item_BL, real_BL = served_events(batch)
             shape = (steps, item_BL.shape[1], own.adapt_negatives)
@@ -125,7 +125,7 @@ def bpr(protocol: Protocol, config: Config) -> Model:
             p_BD = jax.vmap(fold_in, (None, None, 0, 0, 0, 0))(
                 params, own, p_BD, item_BL, real_BL, negative_BSLN
             )
-        return p_BD @ params["item"].T + own.item_bias * params["bias"]
+        return p_BD @ params["item"].T + own.item_bias * params["bias"][None]
 
     jitted = jax.jit(score, static_argnums=2)
 

@@ -6,8 +6,9 @@ softmax over m for each feature, h_n = sum_m att(m, n) * x_m; [h_fw, h_bw] -> de
 
 Reading, with ids only: the other modalities of the original (text, pictures, kinds of behaviour) are left out, an item is its
 embedding; each direction has weights of its own; f is `csan.activation`; pooling is the feature-wise softmax over positions of
-Shen et al. (2018), on which the block is built. A position with nothing to attend to gets zeros (eq. 5 of metaCSR, which simplifies this
-block, has the same case). Trained as the LSTM is. Public code gives no sizes: one block, width D.
+Shen et al. (2018), on which the block is built, with f in it. A position with nothing to attend to gets zeros, so that one event alone says
+nothing of itself (eq. 5 of metaCSR, which simplifies this block, has the same case). Trained as the LSTM is.
+Public code gives no sizes: one block, width D.
 
 Dimension key: L positions (m: attended, n: attending), D = dim, I items.
 """
@@ -58,7 +59,7 @@ def make_encoder(dim: int, config: CSANConfig) -> Encoder:
 
     def attend(block, x_LD, step_LL, allowed_LL):
         from_LD, to_LD = x_LD @ block["W1"], x_LD @ block["W2"]
-        pair_LLD = activation(from_LD[:, None] + to_LD[None] + block["b"])
+        pair_LLD = activation(from_LD[:, None] + to_LD[None] + block["b"][None, None])
         score_LLD = pair_LLD @ block["W"] - step_LL[..., None]
         weight_LLD = masked_softmax(score_LLD, allowed_LL[..., None], axis=0)
         return jnp.einsum("mnd,md->nd", weight_LLD, x_LD)
@@ -68,16 +69,16 @@ def make_encoder(dim: int, config: CSANConfig) -> Encoder:
         network, positions = params["network"], context_L.shape[0]
         valid_L = jnp.arange(positions) >= positions - length
         item_LD = dropped(in_key, config.dropout, params["items"]["in"][context_L])
-        x_LD = jax.nn.relu(item_LD @ network["W0"] + network["b0"])
+        x_LD = jax.nn.relu(item_LD @ network["W0"] + network["b0"][None])
         place_L = jnp.arange(positions, dtype=x_LD.dtype)
         step_LL = jnp.abs(place_L[:, None] - place_L[None])
         both = [
             attend(network[direction], x_LD, step_LL, allowed_LL)
             for direction, allowed_LL in zip(DIRECTIONS, directed_masks(valid_L), strict=True)
         ]
-        h_LD = jnp.concatenate(both, axis=1) @ network["join"] + network["join_bias"]
-        hidden_LD = activation(h_LD @ network["P1"] + network["p1"])
-        score_LD = hidden_LD @ network["P2"] + network["p2"]
+        h_LD = jnp.concatenate(both, axis=1) @ network["join"] + network["join_bias"][None]
+        hidden_LD = activation(h_LD @ network["P1"] + network["p1"][None])
+        score_LD = hidden_LD @ network["P2"] + network["p2"][None]
         weight_LD = masked_softmax(score_LD, valid_L[:, None], axis=0)
         return dropped(out_key, config.dropout, jnp.sum(weight_LD * h_LD, axis=0))
 

@@ -87,8 +87,19 @@ def personalise(
 ) -> Any:
     """The adapted part after `steps` gradient steps on a user's support: training and serving adapt through here."""
 
+    shared = params["shared"]
+    if "item" in shared:
+        # Only the support's rows go into the loop, or every inner step would carry a gradient of the whole table back.
+        used_X = jnp.concatenate([item_K, negative_KN.reshape(-1)])
+        shared = {**shared, "item": shared["item"][used_X]}
+        place_X = jnp.arange(used_X.size)
+        item_K, negative_KN = (
+            place_X[: item_K.size],
+            place_X[item_K.size :].reshape(negative_KN.shape),
+        )
+
     def loss(fast):
-        logits = partial(predictor.logits, fast, params["shared"], user)
+        logits = partial(predictor.logits, fast, shared, user)
         return set_loss(logits, own.loss, item_K, real_K, negative_KN)
 
     return adapt(loss, params["fast"], own.inner_rate, steps, first_order=own.first_order)
@@ -196,4 +207,9 @@ def dense(key: jax.Array, inputs: int, outputs: int) -> Params:
 
 def apply_dense(layer: Params, x: jax.Array) -> jax.Array:
     """x kernel + bias over the last axis."""
-    return x @ layer["kernel"] + layer["bias"]
+    return plus(x @ layer["kernel"], layer["bias"])
+
+
+def plus(x: jax.Array, bias_D: jax.Array) -> jax.Array:
+    """Adds a vector along the last axis."""
+    return x + bias_D.reshape((1,) * (x.ndim - 1) + bias_D.shape)

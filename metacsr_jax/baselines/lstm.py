@@ -41,7 +41,7 @@ def make_encoder(dim: int, config: LSTMConfig) -> Encoder:
         network = params["network"]
         valid_L = jnp.arange(context_L.shape[0]) >= context_L.shape[0] - length
         item_LD = dropped(in_key, config.dropout, params["items"]["in"][context_L])
-        gate_LG = item_LD @ network["input"] + network["bias"]
+        gate_LG = item_LD @ network["input"] + network["bias"][None]
 
         def step(state, given):
             h_D, c_D = state

@@ -15,7 +15,7 @@ Dimension key: D = dim, H = hidden, R regular users, I items, K support items.
 import jax
 import jax.numpy as jnp
 
-from metacsr_jax.baselines.few_shot import Predictor, apply_dense, dense, few_shot
+from metacsr_jax.baselines.few_shot import Predictor, apply_dense, dense, few_shot, plus
 from metacsr_jax.config import Config
 from metacsr_jax.model import Model
 from metacsr_jax.protocol import Protocol
@@ -49,7 +49,8 @@ def make_predictor(dim: int, hidden: int, user_vector: str) -> Predictor:
     def logits(fast, shared, user_D, item):
         # [e_u, e_i] W = e_u W[:D] + e_i W[D:]: the user's half once for all items.
         kernel, bias = fast["first"]["kernel"], fast["first"]["bias"]
-        hidden = jax.nn.relu(shared["item"][item] @ kernel[dim:] + (user_D @ kernel[:dim] + bias))
+        of_user_H = user_D @ kernel[:dim] + bias
+        hidden = jax.nn.relu(plus(shared["item"][item] @ kernel[dim:], of_user_H))
         hidden = jax.nn.relu(apply_dense(fast["second"], hidden))
         return apply_dense(fast["last"], hidden)[..., 0]
 

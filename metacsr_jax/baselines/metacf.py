@@ -13,8 +13,11 @@ Outer: second order, BPR on the query, for theta and alpha.
 Reading: no user has an embedding of its own, all start from one learned row. Not a sampled subgraph for each of the candidates but the
 whole graph: what an item's neighbours send it (A E^l without the item itself) is computed once per outer step under the unadapted
 theta, and from it each task subtracts its user; the items' own transforms, the user's vector and all of the task's scores are under the
-adapted theta'. Up to three layers that removes every path by which the user's own edges reach its scores (tests/test_metacf.py), hence
-the limit. A support item does not hear back from the user. `adapt_embeddings` adapts the item rows and the users' row with the weights.
+adapted theta'. Nothing that the user gathered comes back to its scores in up to three layers, hence the limit. What stays is
+that its edges are counted: in the degrees by which other users weigh an item, and in E^1 of the item, of which a third layer hears over
+other users (tests/test_metacf.py; a few tenths of a percent of a score on graphs of some hundred nodes). That touches training tasks
+alone: new users have no edges, and held-out events are none. An item that a history repeats is one edge, and no query. A support
+item does not hear back from the user. `adapt_embeddings` adapts the item rows and the users' row with the weights.
 The exact weighting of potential interactions in the original is not public.
 
 Dimension key: R users, I items, D = width, U tasks or served users, K support, Q query, N negatives, P potential, X items of a task.
@@ -179,10 +182,24 @@ def whole_graph(
     return Messages(tuple(to_item), tuple(of_user))
 
 
-def item_layers(
-    theta: Params, messages: Messages, data: GraphData, own: MetaCFConfig, row, item_X
-) -> tuple[list[jax.Array], jax.Array]:
-    """Items under theta' in the graph without the edges of the user `row`: E^0.. of each, and their degrees."""
+class Surroundings(NamedTuple):
+    """What items hear in the graph without one user, all that a task needs of the whole graph.
+
+    Attributes:
+        item_X: the items.
+        degree_X: their degrees without the user.
+        message_X: per layer, what their other users send them, [X, D].
+    """
+
+    item_X: jax.Array
+    degree_X: jax.Array
+    message_X: tuple[jax.Array, ...]
+
+
+def surroundings(
+    messages: Messages, data: GraphData, own: MetaCFConfig, row, item_X
+) -> Surroundings:
+    """Takes the edges of the user `row` out of what the graph sends to items; nothing of it is adapted."""
     users = messages.user[0].shape[0]
     degree_R, degree_I = degrees(data.inputs, users)
     safe = jnp.maximum(row, 0)
@@ -191,17 +208,31 @@ def item_layers(
     degree_X = degree_I[item_X] - linked_X
     half = 0.5 if own.adjacency == "symmetric" else 0.0
     before_X1 = degree_I[item_X][:, None] ** (1.0 - half)
-    own_XD = theta["item"][item_X]
-    layers = [own_XD]
-    for layer, to_item_ID, user_RD in zip(
-        theta["layers"], messages.to_item, messages.user, strict=True
-    ):
+    after_X1 = degree_X[:, None] ** (half - 1.0)
+    rest = []
+    for to_item_ID, user_RD in zip(messages.to_item, messages.user, strict=True):
         from_user_D = user_RD[safe] * degree_R[safe] ** -half
-        rest_XD = to_item_ID[item_X] * before_X1 - linked_X[:, None] * from_user_D
-        message_XD = rest_XD * degree_X[:, None] ** (half - 1.0) + own_XD / degree_X[:, None]
+        rest_XD = to_item_ID[item_X] * before_X1 - jnp.outer(linked_X, from_user_D)
+        rest.append(rest_XD * after_X1)
+    return Surroundings(item_X, degree_X, tuple(rest))
+
+
+def layers_of(theta: Params, own_XD: jax.Array, around: Surroundings) -> list[jax.Array]:
+    """E^0.. of items under theta', from their own rows and their surroundings."""
+    layers = [own_XD]
+    for layer, rest_XD in zip(theta["layers"], around.message_X, strict=True):
+        message_XD = rest_XD + own_XD / around.degree_X[:, None]
         own_XD = propagate(layer, own_XD, message_XD)
         layers.append(own_XD)
-    return layers, degree_X
+    return layers
+
+
+def item_layers(
+    theta: Params, messages: Messages, data: GraphData, own: MetaCFConfig, row, item_X
+) -> tuple[list[jax.Array], jax.Array]:
+    """Items under theta' in the graph without the edges of the user `row`: E^0.. of each, and their degrees."""
+    around = surroundings(messages, data, own, row, item_X)
+    return layers_of(theta, theta["item"][item_X], around), around.degree_X
 
 
 def user_vector(
@@ -239,15 +270,26 @@ def edge_weights(own: MetaCFConfig, task: Task) -> jax.Array:
 
 def support_loss(theta, messages, data, own, task: Task, negative_KN) -> jax.Array:
     """BPR on the support; for each item the user is seen without the edge to it."""
-    of = partial(item_layers, theta, messages, data, own, task.row)
-    neighbour, degree_X = of(jnp.concatenate([task.item_K, task.potential_P]))
-    weight_X = edge_weights(own, task)
-    count = task.item_K.shape[0]
-    masked_KX = weight_X * (1.0 - jnp.eye(count, weight_X.shape[0]))
-    user_KD = jax.vmap(partial(user_vector, theta, own, neighbour, degree_X))(masked_KX)
-    positive_KD = final_vector(neighbour)[:count]
-    negative_KND = final_vector(of(negative_KN.reshape(-1))[0]).reshape(*negative_KN.shape, -1)
-    return bpr_loss(user_KD, positive_KD, negative_KND, task.real_K)
+    around = surroundings(messages, data, own, task.row, support_items(task, negative_KN))
+    return loss_of_rows(theta, theta["item"][around.item_X], around, own, task, negative_KN)
+
+
+def support_items(task: Task, negative_KN) -> jax.Array:
+    """All items that the support's loss touches: support, potential, negatives."""
+    return jnp.concatenate([task.item_K, task.potential_P, negative_KN.reshape(-1)])
+
+
+def loss_of_rows(theta, own_XD, around, own, task: Task, negative_KN) -> jax.Array:
+    """`support_loss` from the rows of `support_items` and their surroundings."""
+    layers = layers_of(theta, own_XD, around)
+    weight_Y = edge_weights(own, task)
+    count, linked = task.item_K.shape[0], weight_Y.shape[0]
+    neighbour, degree_Y = [layer[:linked] for layer in layers], around.degree_X[:linked]
+    masked_KY = weight_Y[None] * (1.0 - jnp.eye(count, linked))
+    user_KD = jax.vmap(partial(user_vector, theta, own, neighbour, degree_Y))(masked_KY)
+    vector_XD = final_vector(layers)
+    negative_KND = vector_XD[linked:].reshape(*negative_KN.shape, -1)
+    return bpr_loss(user_KD, vector_XD[:count], negative_KND, task.real_K)
 
 
 def bpr_loss(user_KD, positive_KD, negative_KND, real_K) -> jax.Array:
@@ -260,13 +302,28 @@ def bpr_loss(user_KD, positive_KD, negative_KND, real_K) -> jax.Array:
 
 def personalise(params, messages, data, own, task: Task, negative_KN, steps: int) -> Params:
     """theta' of a task: training and serving adapt through here."""
+    if not steps:
+        return params["theta"]
     fast, shared = split(params["theta"], own)
+    rates = jax.tree.map(jnp.exp, params["rates"])
+    # Only the rows of the task go into the loop; an item that is there twice has one row.
+    item_X = support_items(task, negative_KN)
+    slot_X = jnp.argmax(item_X[:, None] == item_X[None], axis=1)
+    around = surroundings(messages, data, own, task.row, item_X)
+    table_ID = params["theta"]["item"]
+    if own.adapt_embeddings:
+        fast = {**fast, "item": table_ID[item_X]}
+        rates = {**rates, "item": rates["item"][item_X]}
+    shared_XD = table_ID[item_X]
 
     def loss(fast):
-        return support_loss({**shared, **fast}, messages, data, own, task, negative_KN)
+        own_XD = fast["item"][slot_X] if own.adapt_embeddings else shared_XD
+        return loss_of_rows({**shared, **fast}, own_XD, around, own, task, negative_KN)
 
-    rates = jax.tree.map(jnp.exp, params["rates"])
-    return {**shared, **adapt(loss, fast, rates, steps)}
+    fast = adapt(loss, fast, rates, steps)
+    if own.adapt_embeddings:
+        fast = {**fast, "item": table_ID.at[item_X].set(fast["item"][slot_X])}
+    return {**shared, **fast}
 
 
 def task_user(theta, messages, data, own, task: Task) -> jax.Array:
@@ -274,6 +331,12 @@ def task_user(theta, messages, data, own, task: Task) -> jax.Array:
     item_X = jnp.concatenate([task.item_K, task.potential_P])
     neighbour, degree_X = item_layers(theta, messages, data, own, task.row, item_X)
     return user_vector(theta, own, neighbour, degree_X, edge_weights(own, task))
+
+
+def distinct(item_K: jax.Array, real_K: jax.Array) -> jax.Array:
+    """`real_K` without the later occurrences of an item."""
+    same_KK = (item_K[:, None] == item_K[None]) & real_K[None] & real_K[:, None]
+    return real_K & (jnp.argmax(same_KK, axis=1) == jnp.arange(item_K.shape[0]))
 
 
 def draw_potential(
@@ -328,6 +391,11 @@ def metacf(protocol: Protocol, config: Config) -> Model:
         shown_U1 = jax.random.randint(size_key, (own.tasks, 1), 1, own.support + 1)
         real_UK = real_UX[:, : own.support] & (jnp.arange(own.support)[None] < shown_U1)
         item_UK, query_UQ = item_UX[:, : own.support], item_UX[:, own.support :]
+        real_UK = jax.vmap(distinct)(item_UK, real_UK)
+        in_support_UQ = jnp.any(
+            (query_UQ[:, :, None] == item_UK[:, None]) & real_UK[:, None], axis=2
+        )
+        real_UQ = real_UX[:, own.support :] & ~in_support_UQ
         count = (own.support + own.query) * own.negatives
         negative_UM = draw_negatives(negative_key, data.histories.known, row_U, items, count)
         negative_UXN = negative_UM.reshape(own.tasks, -1, own.negatives)
@@ -342,7 +410,7 @@ def metacf(protocol: Protocol, config: Config) -> Model:
             Task(row_U, item_UK, real_UK, *potential),
             negative_UXN[:, : own.support],
             query_UQ,
-            real_UX[:, own.support :],
+            real_UQ,
             negative_UXN[:, own.support :],
         )
         return jnp.mean(loss_U)
@@ -359,6 +427,7 @@ def metacf(protocol: Protocol, config: Config) -> Model:
 
     def score(params, messages, data, batch, steps):
         item_UK, real_UK = served_events(batch)
+        real_UK = jax.vmap(distinct)(item_UK, real_UK)
         seed, count = config.protocol.seed, item_UK.shape[1] * own.negatives
         negative_UKN = served_negatives(batch, seed, items, 1, count).reshape(
             *item_UK.shape, own.negatives

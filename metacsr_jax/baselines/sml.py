@@ -12,7 +12,8 @@ Events are cut into periods of equal size by time. The first half pre-trains mat
 Reading: the regular users' training events only. Serving is a final period with theta frozen: its data are the support, and it starts
 from the mean of the regular rows (a regular user from its own). Each user has that period alone, so that nobody's scores depend on who
 else is served, and S is the number of Adam steps in it, each on the whole support with fresh negatives; 0 applies the transfer alone.
-Rows that no step touched are alike for all and transferred once. A norm gets 1e-8 added; batches that do not fill are dropped.
+Adam's moments of the tables carry over from pre-training to the rounds and from one to the next; the decay of theta is added to its
+gradient. Rows that no step touched are alike for all and transferred once. A norm gets 1e-8 added; batches that do not fill are dropped.
 
 Dimension key: R users, I items, D = dim, C channels, H hidden, E events of a period, B rows, L support, M touched items, S steps.
 """
@@ -28,6 +29,7 @@ import optax
 from metacsr_jax.baselines.few_shot import apply_dense, dense
 from metacsr_jax.baselines.training import device_histories, served_events, served_negatives
 from metacsr_jax.config import Config, SMLConfig
+from metacsr_jax.errors import ProtocolError
 from metacsr_jax.model import Model, Phase
 from metacsr_jax.negatives import draw_negatives
 from metacsr_jax.protocol import Protocol, training_events
@@ -102,6 +104,10 @@ def sml(protocol: Protocol, config: Config) -> Model:
     order_F = np.argsort(training.time_F, kind="stable")
     event_F2 = jax.device_put(np.stack([user_F, training.item_F], axis=1)[order_F])
     period = user_F.size // own.periods
+    if not period:
+        raise ProtocolError(
+            f"sml.periods={own.periods}: expected at most as many as training events, {user_F.size}"
+        )
     early = own.periods // 2  # periods of pre-training; they take the remainder of the division too
     first = user_F.size - period * (own.periods - early)
     data = {"histories": histories, "events": event_F2}
@@ -242,7 +248,9 @@ def sml(protocol: Protocol, config: Config) -> Model:
         start_D = jnp.mean(tables["user"], axis=0)
         if own.start == "random":
             start_D = 0.01 * jax.random.normal(jax.random.key(config.protocol.seed), (dim,))
-        start_BD = jnp.where(batch.user_B[:, None] >= 0, tables["user"][batch.user_B], start_D)
+        start_BD = jnp.where(
+            batch.user_B[:, None] >= 0, tables["user"][batch.user_B], start_D[None]
+        )
         item_BL, real_BL = served_events(batch)
         negative_BSL = served_negatives(batch, config.protocol.seed, items, steps, item_BL.shape[1])
         final = partial(final_period, own, params, still_ID)
