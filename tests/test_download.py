@@ -24,8 +24,9 @@ _DAT = "".join(f"{u}::{i}::{1 + (u + i) % 5}::{100 + i}\n" for u in (1, 2, 3) fo
 def _zip(text=_DAT, padding=0):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("ml-1m/ratings.dat", text)
-        archive.writestr("ml-1m/README", "." * padding)
+        # `ZipInfo` has a fixed date: the same bytes at every call.
+        archive.writestr(zipfile.ZipInfo("ml-1m/ratings.dat"), text)
+        archive.writestr(zipfile.ZipInfo("ml-1m/README"), "." * padding)
     return stream.getvalue()
 
 

@@ -93,7 +93,7 @@ def run(workdir, model: str, planted: bool):
 @pytest.mark.parametrize("model", ["metacsr", *RIVALS])
 def test_without_a_plant_nothing_beats_popularity(tmp_path, model):
     workdir = run(tmp_path / "run", model, planted=False)
-    for scenario in ("cold", "warm"):
+    for scenario in ("cold", "warm") if model == "metacsr" else ("cold",):
         for steps in (0, 1) if model == "metacsr" else (1,):
             _, low, _ = advantage(workdir, scenario, steps)
             assert low <= 0.01, f"{scenario}, {steps} steps: a leak"

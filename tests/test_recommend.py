@@ -125,7 +125,7 @@ def test_unknown_items_are_named_and_skipped(tuned, item_ids):
     expected, its_scores = tuned.recommend([known], k=5)
     assert items[0].tolist() == expected[0].tolist()
     np.testing.assert_array_equal(scores[0], its_scores[0])
-    with pytest.warns(UserWarning, match="histories: 1 items"):
+    with pytest.warns(UserWarning, match=r"histories: not in the catalogue and skipped \(1\): 'x'"):
         only_unknown, _ = tuned.recommend([["x"]], k=5)
     assert only_unknown[0].tolist() == tuned.recommend([[]], k=5)[0][0].tolist()
     with pytest.warns(UserWarning, match="candidates: 1 items"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metacsr_jax.baselines.sequence import Encoder, dropped, sequence
 from metacsr_jax.config import Config, CSANConfig
@@ -57,10 +58,13 @@ def make_encoder(dim: int, config: CSANConfig) -> Encoder:
         table_ID = dim**-0.5 * jax.random.normal(item_key, (items, dim))
         return {"items": {"in": table_ID}, "network": network}
 
-    def attend(block, x_LD, step_LL, allowed_LL):
+    def attend(block, x_LD, m_P, n_P, allowed_LL):
+        """Only the pairs of one direction are scored: they cost a matrix product each."""
         from_LD, to_LD = x_LD @ block["W1"], x_LD @ block["W2"]
-        pair_LLD = activation(from_LD[:, None] + to_LD[None] + block["b"][None, None])
-        score_LLD = pair_LLD @ block["W"] - step_LL[..., None]
+        pair_PD = activation(from_LD[m_P] + to_LD[n_P] + block["b"][None])
+        step_P1 = np.abs(m_P - n_P)[:, None].astype(np.float32)
+        shape = (*allowed_LL.shape, dim)
+        score_LLD = jnp.zeros(shape, x_LD.dtype).at[m_P, n_P].set(pair_PD @ block["W"] - step_P1)
         weight_LLD = masked_softmax(score_LLD, allowed_LL[..., None], axis=0)
         return jnp.einsum("mnd,md->nd", weight_LLD, x_LD)
 
@@ -70,11 +74,13 @@ def make_encoder(dim: int, config: CSANConfig) -> Encoder:
         valid_L = jnp.arange(positions) >= positions - length
         item_LD = dropped(in_key, config.dropout, params["items"]["in"][context_L])
         x_LD = jax.nn.relu(item_LD @ network["W0"] + network["b0"][None])
-        place_L = jnp.arange(positions, dtype=x_LD.dtype)
-        step_LL = jnp.abs(place_L[:, None] - place_L[None])
+        earlier_P, later_P = np.triu_indices(positions, 1)
+        pairs = (earlier_P, later_P), (later_P, earlier_P)
         both = [
-            attend(network[direction], x_LD, step_LL, allowed_LL)
-            for direction, allowed_LL in zip(DIRECTIONS, directed_masks(valid_L), strict=True)
+            attend(network[direction], x_LD, *of_direction, allowed_LL)
+            for direction, of_direction, allowed_LL in zip(
+                DIRECTIONS, pairs, directed_masks(valid_L), strict=True
+            )
         ]
         h_LD = jnp.concatenate(both, axis=1) @ network["join"] + network["join_bias"][None]
         hidden_LD = activation(h_LD @ network["P1"] + network["p1"][None])
