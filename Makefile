@@ -5,12 +5,16 @@ RUN := $(VENV)/bin/python
 # Set-up is done again when what is to be installed has changed.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 demo: $(READY)
 	$(RUN) -m experiments.demo $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
+
+# The slow ones too: every rival is trained.
+test-all: $(READY)
+	$(RUN) -m pytest -m "slow or not slow" --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -215,7 +215,7 @@ def close(value, wanted):
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["edges", "dense"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_graph_is_ngcf(kind, layers, dense):
     """For a user without a row there, every vector of every item, and what users say, isolated ones too."""
@@ -284,7 +284,7 @@ def test_with_all_its_items_a_user_is_the_graphs_own_at_layer_one(kind):
         close(found, line([layer[row] for layer in wanted]))
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_user_sends_does_not_reach_its_own_scores(kind, layers):
     """Garbage in its rows, and in what it sent to its items, changes nothing; with row -1 it would."""
@@ -337,7 +337,7 @@ def test_what_a_user_gathers_does_not_reach_its_own_scores_up_to_three_layers(ki
         assert change_I.max() < 1e-12 if layers < 4 else change_I.max() > 1e-4
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_item_known_to_the_user_alone_is_as_good_as_unknown(kind, layers):
     """Item 6, of user 0 only, and item 7, of nobody, with one embedding: a difference would give the query away."""
@@ -475,8 +475,7 @@ def test_the_masked_edge_carries_nothing(kind):
     close(metacf.support_loss(theta, messages, data, own, task, negative_KN), wanted)
 
 
-@pytest.mark.parametrize("embeddings", [False, True], ids=["weights", "embeddings"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "embeddings"), [("symmetric", True), ("mean", False)])
 def test_one_step_with_a_rate_for_every_parameter(kind, embeddings):
     """What other users send stays as it was before: the loss moves through the task's own transforms."""
     own = settings_of(2, kind, adapt_embeddings=embeddings)
@@ -523,6 +522,7 @@ def test_rates_start_as_configured_and_never_turn_a_step_around():
             np.testing.assert_allclose(step, -math.exp(log) * gradient, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_outer_gradient_is_second_order(monkeypatch):
     """Through an inner step and the whole graph, for theta and for the rates, against central differences."""
     own = settings_of(2)
@@ -662,6 +662,7 @@ def run_config(**changes):
     return settings.replace(Config(), LOG | sizes | own | given)
 
 
+@pytest.mark.slow
 def test_users_are_served_without_their_own_edges(monkeypatch):
     """A regular and a new user of the same context, with no step and with one, from the model as evaluation uses it."""
     config = run_config(model__max_length=3, metacf__negatives=2)

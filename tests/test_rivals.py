@@ -7,12 +7,12 @@ import typing
 import jax
 import numpy as np
 import pytest
-from rivals import ADAPTING, COUNTING, SMALL, rival_config, trained_rival
+from rivals import ADAPTING, COUNTING, SMALL, kinds, rival_config, trained_rival
 from tiny import copy, saved_state, train
 
 from metacsr_jax import presets, recommend, settings
 from metacsr_jax import train as training
-from metacsr_jax.cases import CaseBatch, pad_batch
+from metacsr_jax.cases import CaseBatch
 from metacsr_jax.config import TrainConfig
 from metacsr_jax.errors import ConfigError, ProtocolError
 from metacsr_jax.evaluate import evaluate, rank_scenario, score_of
@@ -24,7 +24,12 @@ from metacsr_jax.registry import MODELS
 from metacsr_jax.trained import load_trained
 from metacsr_jax.workdir import read_config, read_manifest
 
-BATCH = 32  # users at once, as evaluation and recommendation have them here: fewer programs
+BATCH = 100  # users at once, as evaluation and recommendation have them here: fewer programs
+
+
+def first(batch: CaseBatch) -> CaseBatch:
+    """As many users as are served at once."""
+    return CaseBatch(*(array[:BATCH] for array in batch))
 
 
 def test_every_name_is_known_everywhere():
@@ -41,7 +46,7 @@ def test_every_name_is_known_everywhere():
             assert config.data == presets.preset(name).data
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", kinds(SMALL))
 def test_trains_evaluates_and_recommends(model, tmp_path):
     workdir = copy(trained_rival(model), tmp_path / "run")
     manifest = read_manifest(workdir)
@@ -53,31 +58,32 @@ def test_trains_evaluates_and_recommends(model, tmp_path):
     served = recommend.load(workdir)
     problem = served._trained.problem
     cases, batch = scenario_batches(problem, "cold")
-    score_BI = np.asarray(score_of(served._trained)(pad_batch(batch, BATCH), 1))
+    score_BI = np.asarray(score_of(served._trained)(first(batch), 1))
     assert score_BI.shape == (BATCH, problem.protocol.num_items)
     assert np.isfinite(score_BI).all()
     parts = np.split(problem.protocol.item_ids[cases.item_H], cases.offset_N1[1:-1])
-    items, scores = served.recommend([part.tolist() for part in parts], k=5, adapt_steps=1)
+    histories = [part.tolist() for part in parts[:BATCH]]
+    items, scores = served.recommend(histories, k=5, adapt_steps=1)
     for row, (item_K, score_K) in enumerate(zip(items, scores, strict=True)):
         place_K = np.searchsorted(problem.protocol.item_ids, item_K)
         np.testing.assert_allclose(score_K, score_BI[row, place_K], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", kinds(SMALL))
 def test_scores_do_not_depend_on_who_else_is_served(model):
     served = load_trained(trained_rival(model))
     score = score_of(served)
     _, batch = scenario_batches(served.problem, "cold")
-    whole_BI = np.asarray(score(pad_batch(batch, BATCH), 1))
+    whole_BI = np.asarray(score(first(batch), 1))
     part = CaseBatch(*(array[5:12] for array in batch))
     np.testing.assert_allclose(np.asarray(score(part, 1)), whole_BI[5:12], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ADAPTING)
+@pytest.mark.parametrize("model", kinds(ADAPTING))
 def test_adaptation_is_personal_and_needs_a_support(model):
     """A step changes the scores of users with a support, not the same way for all, and nobody's without."""
     served = load_trained(trained_rival(model))
-    batch = pad_batch(scenario_batches(served.problem, "cold")[1], BATCH)
+    batch = first(scenario_batches(served.problem, "cold")[1])
     users = np.flatnonzero(batch.support_mask_BK.any(axis=1))
     nothing = batch._replace(
         length_B=np.zeros_like(batch.length_B),
@@ -97,7 +103,7 @@ def test_adaptation_is_personal_and_needs_a_support(model):
         np.testing.assert_allclose(after_BI, before_BI, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["bpr", "sml"])
+@pytest.mark.parametrize("model", kinds(["bpr", "sml"]))
 def test_an_interrupted_run_ends_in_the_same_bits(model, tmp_path, monkeypatch):
     """Also between phases: SML is cut after its factorisation."""
 
@@ -129,9 +135,9 @@ def test_settings_of_another_model_are_refused():
         rival_config("sml", {"train.steps": 6})
     with pytest.raises(ConfigError, match=r"unknown model 'bprr'; nearest: bpr"):
         presets.preset("synthetic/tuned", "bprr")
-    content = settings.to_dict(rival_config("lstm"))
+    content = settings.to_dict(rival_config("bpr"))
     assert "meta" not in content and set(content["model"]) == {"dim", "max_length"}
-    assert settings.from_dict(content) == rival_config("lstm") == read_config(trained_rival("lstm"))
+    assert settings.from_dict(content) == rival_config("bpr") == read_config(trained_rival("bpr"))
 
 
 def test_sml_wants_events_for_its_periods():
