@@ -115,7 +115,8 @@ EPOCHS: dict[str, Any] = {
 TASK_EPOCHS: dict[str, Any] = {**EPOCHS, "train.validate_every": 5, "train.patience": 3}
 COUNTED: dict[str, Any] = {**EPOCHS, "train.steps": 0, "evaluation.adapt_steps": (0,)}
 
-# `paper`: the values of each method's own paper or code where it gives any; `tuned`: chosen on validation users.
+# `paper`: the values of each method's own paper or code where it gives any. `tuned`: starting points for a search; so far
+# bpr.adapt_rate and metacs-l's inner loop were chosen on validation users (docs/baselines.md).
 RIVALS: dict[str, dict[str, Any]] = {
     "bpr/paper": {**EPOCHS, "train.steps": 100},
     "bpr/tuned": {
@@ -137,7 +138,14 @@ RIVALS: dict[str, dict[str, Any]] = {
         "melu.negatives": 4,
     },
     "metacs-l/paper": {**EPOCHS, "train.steps": 100},
-    "metacs-l/tuned": {**EPOCHS, "train.steps": 100, "metacs.negatives": 4, "metacs.support": 9},
+    "metacs-l/tuned": {
+        **TASK_EPOCHS,
+        "train.steps": 40,
+        "metacs.negatives": 4,
+        "metacs.support": 9,
+        "metacs.inner_rate": 10.0,
+        "metacs.inner_steps": 3,
+    },
     "metacs-dnn/paper": {**TASK_EPOCHS, "train.steps": 100},
     "metacs-dnn/tuned": {
         **TASK_EPOCHS,
