@@ -128,7 +128,7 @@ def test_unknown_items_are_named_and_skipped(tuned, item_ids):
     with pytest.warns(UserWarning, match=r"histories: not in the catalogue and skipped \(1\): 'x'"):
         only_unknown, _ = tuned.recommend([["x"]], k=5)
     assert only_unknown[0].tolist() == tuned.recommend([[]], k=5)[0][0].tolist()
-    with pytest.warns(UserWarning, match="candidates: 1 items"):
+    with pytest.warns(UserWarning, match=r"candidates: not in the catalogue and skipped \(1\)"):
         tuned.recommend([known], candidates=[known[0], "x", item_ids[5]])
 
 
