@@ -73,7 +73,13 @@ def draw_negatives(
     count_B1 = known.count_R[row_B][:, None]
     start_B1 = known.start_R[row_B][:, None]
     rank_BN = jax.random.randint(key, (row_B.shape[0], num_negatives), 0, num_items - count_B1)
-    return (rank_BN + _gaps_up_to(known, start_B1, count_B1, rank_BN, num_items)).astype(jnp.int32)
+
+    def passed(entry_BN, place_BN):
+        del place_BN
+        return entry_BN <= rank_BN
+
+    gaps_BN = _search(known, start_B1, count_B1, passed, rank_BN.shape, num_items)
+    return (rank_BN + gaps_BN).astype(jnp.int32)
 
 
 def is_known(known: KnownItems, row_B: jax.Array, item_BN: jax.Array, num_items: int) -> jax.Array:
@@ -90,34 +96,26 @@ def is_known(known: KnownItems, row_B: jax.Array, item_BN: jax.Array, num_items:
     """
     count_B1 = known.count_R[row_B][:, None]
     start_B1 = known.start_R[row_B][:, None]
-    low_BN, high_BN = jnp.zeros_like(item_BN), jnp.broadcast_to(count_B1, item_BN.shape)
+
+    def smaller(entry_BN, place_BN):
+        return entry_BN + place_BN < item_BN
+
+    low_BN = _search(known, start_B1, count_B1, smaller, item_BN.shape, num_items)
     last = known.gap_F.shape[0] - 1
-    for _ in range(_halvings(known, num_items)):
-        middle_BN = (low_BN + high_BN) // 2
-        own_BN = known.gap_F[jnp.minimum(start_B1 + middle_BN, last)] + middle_BN
-        open_BN = low_BN < high_BN
-        below_BN = own_BN < item_BN
-        low_BN = jnp.where(open_BN & below_BN, middle_BN + 1, low_BN)
-        high_BN = jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
     found_BN = known.gap_F[jnp.minimum(start_B1 + low_BN, last)] + low_BN == item_BN
     return found_BN & (low_BN < count_B1)
 
 
-def _gaps_up_to(known, start_B1, count_B1, rank_BN, num_items):
-    """How many of a row's gaps are at most the rank."""
-    low_BN = jnp.zeros_like(rank_BN)  # the number lies in [low, high]
-    high_BN = jnp.broadcast_to(count_B1, rank_BN.shape)
+def _search(known, start_B1, count_B1, before, shape, num_items):
+    """How many entries of each row come `before`, a predicate of a gap and its place that never turns true again."""
+    low_BN = jnp.zeros(shape, jnp.int32)  # the number lies in [low, high]
+    high_BN = jnp.broadcast_to(count_B1, shape)
     last = known.gap_F.shape[0] - 1
-    for _ in range(_halvings(known, num_items)):
+    longest = min(known.gap_F.shape[0], num_items)  # a row has at most that many entries
+    for _ in range(max(1, math.ceil(math.log2(longest + 1)))):
         middle_BN = (low_BN + high_BN) // 2
-        below_BN = known.gap_F[jnp.minimum(start_B1 + middle_BN, last)] <= rank_BN
+        below_BN = before(known.gap_F[jnp.minimum(start_B1 + middle_BN, last)], middle_BN)
         open_BN = low_BN < high_BN
         low_BN = jnp.where(open_BN & below_BN, middle_BN + 1, low_BN)
         high_BN = jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
     return low_BN
-
-
-def _halvings(known: KnownItems, num_items: int) -> int:
-    """Steps of a binary search in the longest row there can be."""
-    longest = min(known.gap_F.shape[0], num_items)
-    return max(1, math.ceil(math.log2(longest + 1)))

@@ -159,8 +159,8 @@ def _random_targets(key, count_W, config, max_length):
     order_key, jitter_key, turn_key = jax.random.split(key, 3)
     choices_W1 = count_W[:, None] - 1
     slot_WK = jax.random.uniform(order_key, (count_W.shape[0], size)).argsort(axis=1)
-    low_WK = _scale(slot_WK, choices_W1, size)
-    high_WK = jnp.maximum(_scale(slot_WK + 1, choices_W1, size), low_WK + 1)
+    low_WK = scale(slot_WK, choices_W1, size)
+    high_WK = jnp.maximum(scale(slot_WK + 1, choices_W1, size), low_WK + 1)
     spread_WK = jax.random.randint(jitter_key, low_WK.shape, low_WK, high_WK)
     # Too few positions for distinct samples: a rotated block of them serves the support, the others the query.
     for_support_W1 = jnp.clip(
@@ -178,7 +178,7 @@ def _random_targets(key, count_W, config, max_length):
     return place_WK, None, jnp.ones_like(place_WK, bool)
 
 
-def _scale(slot_WK, choices_W1, size):
+def scale(slot_WK, choices_W1, size):
     """floor(slot * choices / size) without overflowing 32 bits."""
     return slot_WK * (choices_W1 // size) + slot_WK * (choices_W1 % size) // size
 

@@ -75,9 +75,9 @@ def test_with_a_plant_the_same_training_beats_popularity_clearly(tmp_path, model
     for steps in (0, 1):
         _, low, _ = advantage(workdir, "cold", steps)
         assert low > 0.1, f"{steps} steps"
-    if model == "metacsr":
-        _, low, _ = advantage(workdir, "warm", 1)
-        assert low > 0.1
+        if model == "metacsr":
+            _, low, _ = advantage(workdir, "warm", steps)
+            assert low > 0.1, f"warm, {steps} steps"
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from metacsr_jax.baselines.training import (
     device_histories,
     draw_events,
     epochs,
+    scored_by,
     served_events,
     served_negatives,
     start_state,
@@ -127,10 +128,4 @@ def bpr(protocol: Protocol, config: Config) -> Model:
             )
         return p_BD @ params["item"].T + own.item_bias * params["bias"][None]
 
-    jitted = jax.jit(score, static_argnums=2)
-
-    def bind(params, adapt_per="user"):
-        del adapt_per
-        return lambda batch, steps: jitted(params, batch, steps)
-
-    return Model("bpr", "epoch", True, histories, initial, (phase,), bind, 1)
+    return Model("bpr", "epoch", True, histories, initial, (phase,), scored_by(score), 1)

@@ -18,6 +18,7 @@ from metacsr_jax.baselines.training import (
     device_histories,
     draw_sets,
     epochs,
+    scored_by,
     served_events,
     served_negatives,
     start_state,
@@ -188,13 +189,9 @@ def few_shot(
 
         return jax.vmap(one)(batch.user_B, item_BL, real_BL, negative_BLN)
 
-    jitted = jax.jit(score, static_argnums=2)
-
-    def bind(params, adapt_per="user"):
-        del adapt_per
-        return lambda batch, steps: jitted(params, batch, steps)
-
-    return Model(name, "epoch", True, histories, initial, (phase,), bind, own.inner_steps)
+    return Model(
+        name, "epoch", True, histories, initial, (phase,), scored_by(score), own.inner_steps
+    )
 
 
 def dense(key: jax.Array, inputs: int, outputs: int) -> Params:

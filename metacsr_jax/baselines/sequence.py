@@ -14,6 +14,7 @@ from metacsr_jax import losses
 from metacsr_jax.baselines.training import (
     device_histories,
     epochs,
+    scored_by,
     served_negatives,
     start_state,
     updates_per_epoch,
@@ -174,13 +175,7 @@ def sequence(
             negative_BSKN,
         )
 
-    jitted = jax.jit(score, static_argnums=2)
-
-    def bind(params, adapt_per="user"):
-        del adapt_per
-        return lambda batch, steps: jitted(params, batch, steps)
-
-    return Model(name, "epoch", True, histories, initial, (phase,), bind)
+    return Model(name, "epoch", True, histories, initial, (phase,), scored_by(score))
 
 
 def dropped(key: jax.Array | None, rate: float, x: jax.Array) -> jax.Array:

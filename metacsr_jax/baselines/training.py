@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metacsr_jax.model import Phase
+from metacsr_jax.model import Phase, Score
 from metacsr_jax.negatives import draw_negatives, padded_known_items
 from metacsr_jax.protocol import Protocol, training_events
 from metacsr_jax.step import StepReport, TrainState
-from metacsr_jax.tasks import Histories, make_histories
+from metacsr_jax.tasks import Histories, draw_users, make_histories, scale
 
 Loss = Callable[[Any, Histories, jax.Array], jax.Array]
 
@@ -108,14 +108,13 @@ def draw_sets(
         User rows [U], item codes [U, support + query], and which are real, bool of the same shape.
     """
     user_key, order_key, jitter_key = jax.random.split(key, 3)
-    place_U = jax.random.randint(user_key, (tasks,), 0, histories.eligible_V.shape[0])
-    user_U = histories.eligible_V[place_U]
+    user_U = draw_users(user_key, histories, "uniform", (tasks,))
     size = support + query
     count_U1 = histories.count_R[user_U][:, None]
     rank_UK = jax.random.uniform(order_key, (tasks, size)).argsort(axis=1)
     # Long histories: one event from each of `size` strata, the strata in random order. Short ones: a random rotation.
-    low_UK = _scale(rank_UK, count_U1, size)
-    high_UK = jnp.maximum(_scale(rank_UK + 1, count_U1, size), low_UK + 1)
+    low_UK = scale(rank_UK, count_U1, size)
+    high_UK = jnp.maximum(scale(rank_UK + 1, count_U1, size), low_UK + 1)
     jitter_key, turn_key = jax.random.split(jitter_key)
     spread_UK = jax.random.randint(jitter_key, low_UK.shape, low_UK, high_UK)
     for_support_U1 = jnp.clip(count_U1 * support // size, 1, count_U1 - 1)
@@ -129,11 +128,6 @@ def draw_sets(
     position_UK = jnp.where(short, (index_UK + turn_U1) % count_U1, spread_UK)
     item_UK = histories.item_F[histories.start_R[user_U][:, None] + position_UK]
     return user_U, item_UK, mask_UK
-
-
-def _scale(slot, count, size):
-    """floor(slot * count / size) without overflowing 32 bits."""
-    return slot * (count // size) + slot * (count % size) // size
 
 
 def served_events(batch) -> tuple[jax.Array, jax.Array]:
@@ -166,6 +160,17 @@ def served_negatives(batch, seed: int, num_items: int, steps: int, per_user: int
         return jax.vmap(of_step)(jnp.arange(steps))
 
     return jax.vmap(draw)(batch.seed_B, jnp.arange(batch.seed_B.shape[0]))
+
+
+def scored_by(score: Callable[..., jax.Array]) -> Callable[[Any, str], Score]:
+    """`Model.bind` of a jittable (params, batch, adapt_steps) -> logits whose users adapt each alone."""
+    jitted = jax.jit(score, static_argnums=2)
+
+    def bind(params, adapt_per="user"):
+        del adapt_per
+        return lambda batch, steps: jitted(params, batch, steps)
+
+    return bind
 
 
 def updates_per_epoch(events: int, batch: int) -> int:
