@@ -4,6 +4,8 @@ Dimension key: E events, R users in the graph, I items, D = dim, L = max_length,
 """
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis
@@ -17,6 +19,15 @@ from metacsr_jax.meta import MetaLearner, make_meta_learner
 from metacsr_jax.models.metacsr import Network, Params, make_network
 from metacsr_jax.tasks import Samples
 
+# Compiling takes far longer here than running: little is optimised, and programs are kept, also for subprocesses.
+COMPILING = {
+    "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".pytest_cache" / "xla"),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_disable_most_optimizations": True,
+}
+for name, value in COMPILING.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")

@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,16 +25,6 @@ from metacsr_jax.train import FitResult, fit, initial_state
 from metacsr_jax.workdir import read_config, read_records
 
 ROOT = Path(__file__).parents[1]
-# Compiling takes far longer here than running: little is optimised, and programs are kept, also for subprocesses.
-JAX_SETTINGS = {
-    "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "xla"),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_disable_most_optimizations": True,
-}
-for name, value in JAX_SETTINGS.items():
-    jax.config.update(name, value)
-    os.environ[name.upper()] = str(value)
-
 LOG = {
     "synthetic.users": 150,
     "synthetic.items": 160,
