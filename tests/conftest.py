@@ -5,6 +5,10 @@ Dimension key: E events, R users in the graph, I items, D = dim, L = max_length,
 
 import dataclasses
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +37,27 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 NUM_USERS, NUM_ITEMS, FEATURES = 5, 8, 3
+
+
+# XLA's older emitters compile these programs in half the time; a jaxlib without the flag would end the process.
+OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    """Sets what workers inherit: XLA's flags, and the directory in which they share what takes long to train."""
+    if hasattr(config, "workerinput"):
+        return
+    os.environ["METACSR_TESTS_DIRECTORY"] = tempfile.mkdtemp(prefix="metacsr-tests-")
+    flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), OLD_EMITTERS]))
+    start = [sys.executable, "-c", "import jax; jax.devices()"]
+    tried = subprocess.run(start, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True)
+    if tried.returncode == 0:
+        os.environ["XLA_FLAGS"] = flags
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["METACSR_TESTS_DIRECTORY"], ignore_errors=True)
 
 
 class Tiny(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import session_directory, train
+from tiny import trained_once
 
 from metacsr_jax import presets, settings
 from metacsr_jax.config import Config
@@ -84,6 +84,4 @@ def rival_config(model: str, changes: Mapping[str, Any] | None = None) -> Config
 @functools.cache
 def trained_rival(model: str) -> Path:
     """A finished work directory, not to be changed."""
-    workdir = session_directory() / f"rival-{model}"
-    assert train(workdir, rival_config(model)).result.status == "finished"
-    return workdir
+    return trained_once(f"rival-{model}", rival_config(model))

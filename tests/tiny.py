@@ -1,13 +1,13 @@
 """A whole run in seconds: a small synthetic log, a small model, a work directory trained once a session."""
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,19 +104,25 @@ def train(workdir: Path, config: Config, **kwargs: Any) -> Run:
 
 @functools.cache
 def session_directory() -> Path:
-    """A directory that is removed when the session ends."""
-    directory = tempfile.mkdtemp(prefix="metacsr-tests-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory)
+    """A directory that all workers of a session share; conftest makes it and removes it."""
+    return Path(os.environ["METACSR_TESTS_DIRECTORY"])
+
+
+def trained_once(name: str, config: Config) -> Path:
+    """A finished work directory, trained by the first worker that asks while the others wait; not to be changed."""
+    workdir = session_directory() / name
+    with (session_directory() / f"{name}.done").open("a+") as done:
+        fcntl.flock(done, fcntl.LOCK_EX)
+        if not done.tell():
+            assert train(workdir, config).result.status == "finished"
+            done.write("yes")
+    return workdir
 
 
 @functools.cache
 def trained(kind: str = "tuned") -> Path:
     """A finished work directory, trained once a session and not to be changed: copy it to write there."""
-    workdir = session_directory() / kind
-    result = train(workdir, config(kind)).result
-    assert result.status == "finished"
-    return workdir
+    return trained_once(kind, config(kind))
 
 
 def copy(workdir: Path, to: Path) -> Path:
