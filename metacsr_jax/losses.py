@@ -66,6 +66,11 @@ def needs_negatives(config: LossConfig) -> bool:
     return config.name != "softmax"
 
 
+def masked_mean(loss_B: jax.Array, mask_B: jax.Array) -> jax.Array:
+    """Mean of the losses where `mask_B` is True, a scalar; 0 where it nowhere is."""
+    return jnp.sum(jnp.where(mask_B, loss_B, 0.0)) / jnp.maximum(jnp.sum(mask_B), 1)
+
+
 def reduce(losses: SampleLosses, mask_B: jax.Array | None, reduction: str) -> jax.Array:
     """Sum over samples and terms, or mean over both; samples that are masked out count nothing.
 
@@ -77,8 +82,7 @@ def reduce(losses: SampleLosses, mask_B: jax.Array | None, reduction: str) -> ja
     Returns:
         A scalar.
     """
+    if reduction == "mean":
+        return jnp.mean(losses.mean_B) if mask_B is None else masked_mean(losses.mean_B, mask_B)
     mean_B = losses.mean_B if mask_B is None else jnp.where(mask_B, losses.mean_B, 0.0)
-    if reduction == "sum":
-        return losses.terms * jnp.sum(mean_B)
-    count = mean_B.shape[0] if mask_B is None else jnp.maximum(jnp.sum(mask_B), 1)
-    return jnp.sum(mean_B) / count
+    return losses.terms * jnp.sum(mean_B)

@@ -115,8 +115,8 @@ EPOCHS: dict[str, Any] = {
 TASK_EPOCHS: dict[str, Any] = {**EPOCHS, "train.validate_every": 5, "train.patience": 3}
 COUNTED: dict[str, Any] = {**EPOCHS, "train.steps": 0, "evaluation.adapt_steps": (0,)}
 
-# `paper`: the values of each method's own paper or code where it gives any. `tuned`: starting points for a search; so far
-# bpr.adapt_rate and metacs-l's inner loop were chosen on validation users (docs/baselines.md).
+# `paper`: the values of each method's own paper or code where it gives any. `tuned`: what was chosen on validation users of
+# MovieLens-1M, the rate and number of adaptation steps above all; not a search at equal cost (docs/baselines.md).
 RIVALS: dict[str, dict[str, Any]] = {
     "bpr/paper": {**EPOCHS, "train.steps": 100},
     "bpr/tuned": {
@@ -126,15 +126,16 @@ RIVALS: dict[str, dict[str, Any]] = {
         "bpr.adapt_rate": 3.0,
     },
     "lstm/paper": {**EPOCHS, "train.steps": 30},
-    "lstm/tuned": {**EPOCHS, "train.steps": 15, "lstm.loss": "softmax"},
+    "lstm/tuned": {**EPOCHS, "train.steps": 8, "train.validate_every": 2, "lstm.loss": "softmax"},
     "csan/paper": {**EPOCHS, "train.steps": 30},
     "csan/tuned": {**EPOCHS, "train.steps": 4, "csan.loss": "softmax"},
     "melu/paper": {**TASK_EPOCHS, "train.steps": 20},
     "melu/tuned": {
         **TASK_EPOCHS,
-        "train.steps": 100,
+        "train.steps": 40,
         "melu.outer_rate": 1e-3,
-        "melu.inner_rate": 1e-2,
+        "melu.inner_rate": 3.0,
+        "melu.inner_steps": 3,
         "melu.negatives": 4,
     },
     "metacs-l/paper": {**EPOCHS, "train.steps": 100},
@@ -149,9 +150,11 @@ RIVALS: dict[str, dict[str, Any]] = {
     "metacs-dnn/paper": {**TASK_EPOCHS, "train.steps": 100},
     "metacs-dnn/tuned": {
         **TASK_EPOCHS,
-        "train.steps": 100,
+        "train.steps": 40,
         "metacs.negatives": 4,
         "metacs.support": 9,
+        "metacs.inner_rate": 3.0,
+        "metacs.inner_steps": 3,
     },
     "sml/paper": {**EPOCHS, "train.patience": 0, "train.pretrain_steps": 10, "train.steps": 50},
     "sml/tuned": {

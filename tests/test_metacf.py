@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import LOG
 
 from metacsr_jax import settings
-from metacsr_jax.baselines import metacf
+from metacsr_jax.baselines import metacf, ngcf
 from metacsr_jax.baselines.training import served_negatives
 from metacsr_jax.cases import case_batch
 from metacsr_jax.config import Config, MetaCFConfig, ProtocolConfig
@@ -59,7 +59,7 @@ def graph_of(items_of, dense=True, items=ITEMS):
     histories = make_histories(np.cumsum([0, *map(len, items_of)]), item_E)
     matrix = dense_adjacency(graph, len(items_of), items) if dense else None
     graph = graph._replace(nodes={"degree": graph.nodes["degree"].astype(float)})
-    return jax.device_put(metacf.GraphData(histories, DiffusionInputs(graph, matrix)))
+    return jax.device_put(ngcf.GraphData(histories, DiffusionInputs(graph, matrix)))
 
 
 def task_of(row, items, potential=(), slots=None, padding=0):
@@ -96,7 +96,7 @@ def transformed(layer, own_D, message_D):
     return np.where(total_D > 0, total_D, 0.2 * total_D)
 
 
-def ngcf(theta, items_of, kind, replace=None):
+def layers_by_loops(theta, items_of, kind, replace=None):
     """E^0.. of all nodes; `replace(layer, E)` may change a layer before it is passed on."""
     A, _ = normalised(items_of, kind, len(theta["item"]))
     layers = [np.concatenate([np.array([theta["user"]] * len(items_of)), theta["item"]])]
@@ -206,8 +206,8 @@ def adapted(params, everyone, items_of, own, task, negative_KN, steps=1):
 def served(theta, messages, data, own, task, items=ITEMS):
     """Scores of the whole catalogue as the sources have them."""
     every = jnp.arange(items)
-    layers = metacf.item_layers(theta, messages, data, own, task.row, every)[0]
-    return metacf.final_vector(layers) @ metacf.task_user(theta, messages, data, own, task)
+    layers = ngcf.item_layers(theta, messages, data, own, task.row, every)[0]
+    return ngcf.final_vector(layers) @ metacf.task_user(theta, messages, data, own, task)
 
 
 def close(value, wanted):
@@ -221,12 +221,12 @@ def test_the_whole_graph_is_ngcf(kind, layers, dense):
     """For a user without a row there, every vector of every item, and what users say, isolated ones too."""
     own, data = settings_of(layers, kind), graph_of(ITEMS_OF, dense)
     theta = random_params(own)["theta"]
-    wanted = ngcf(theta, ITEMS_OF, kind)
+    wanted = layers_by_loops(theta, ITEMS_OF, kind)
     A, degree_N = normalised(ITEMS_OF, kind)
     messages, (found, degree_I) = jax.jit(
         lambda theta, inputs: (
-            messages := metacf.whole_graph(theta, inputs, own),
-            metacf.item_layers(
+            messages := ngcf.whole_graph(theta, inputs, own),
+            ngcf.item_layers(
                 theta, messages, data, own, jnp.int32(-1), jnp.arange(ITEMS, dtype=jnp.int32)
             ),
         )
@@ -238,7 +238,7 @@ def test_the_whole_graph_is_ngcf(kind, layers, dense):
     for number in range(layers + 1):
         close(found[number], wanted[number][USERS:])
     vectors = [line([layer[USERS + i] for layer in wanted]) for i in range(ITEMS)]
-    close(metacf.final_vector(found), vectors)
+    close(ngcf.final_vector(found), vectors)
     assert np.ptp(vectors, axis=0).min() > 1e-3
 
 
@@ -252,10 +252,10 @@ def test_a_tasks_items_do_not_have_the_users_edges(kind):
     """
     own, data = settings_of(3, kind), graph_of(ITEMS_OF)
     theta, other = (random_params(own, seed)["theta"] for seed in (0, 1))
-    everyone = ngcf(theta, ITEMS_OF, kind)
-    messages = metacf.whole_graph(theta, data.inputs, own)
+    everyone = layers_by_loops(theta, ITEMS_OF, kind)
+    messages = ngcf.whole_graph(theta, data.inputs, own)
     layers_of = jax.jit(
-        lambda theta, row: metacf.item_layers(theta, messages, data, own, row, jnp.arange(ITEMS))
+        lambda theta, row: ngcf.item_layers(theta, messages, data, own, row, jnp.arange(ITEMS))
     )
     for row in (-1, 0, 2, 4):
         wanted, wanted_degree_I = task_items(other, everyone, ITEMS_OF, kind, row)
@@ -266,7 +266,7 @@ def test_a_tasks_items_do_not_have_the_users_edges(kind):
     exact = {"mean": 2, "symmetric": 1}[kind]
     for row in range(USERS):
         without = [own_items if u != row else [] for u, own_items in enumerate(ITEMS_OF)]
-        deleted = ngcf(theta, without, kind)
+        deleted = layers_by_loops(theta, without, kind)
         found, _ = layers_of(theta, jnp.int32(row))
         for number in range(exact + 1):
             close(found[number], deleted[number][USERS:])
@@ -277,8 +277,8 @@ def test_with_all_its_items_a_user_is_the_graphs_own_at_layer_one(kind):
     """Edges are taken out and put back: what a support item sends weighs as in the whole graph."""
     own, data = settings_of(1, kind), graph_of(ITEMS_OF)
     theta = random_params(own)["theta"]
-    messages = metacf.whole_graph(theta, data.inputs, own)
-    wanted = ngcf(theta, ITEMS_OF, kind)
+    messages = ngcf.whole_graph(theta, data.inputs, own)
+    wanted = layers_by_loops(theta, ITEMS_OF, kind)
     for row, items in enumerate(ITEMS_OF):
         found = metacf.task_user(theta, messages, data, own, task_of(row, items, slots=4))
         close(found, line([layer[row] for layer in wanted]))
@@ -290,10 +290,10 @@ def test_what_a_user_sends_does_not_reach_its_own_scores(kind, layers):
     """Garbage in its rows, and in what it sent to its items, changes nothing; with row -1 it would."""
     own, data = settings_of(layers, kind), graph_of(ITEMS_OF)
     theta = jax.device_put(random_params(own)["theta"])
-    messages = metacf.whole_graph(theta, data.inputs, own)
+    messages = ngcf.whole_graph(theta, data.inputs, own)
     A, _ = normalised(ITEMS_OF, kind)
     noise = np.random.default_rng(2).standard_normal((layers, WIDTH))
-    garbled = metacf.Messages(
+    garbled = ngcf.Messages(
         tuple(
             sent + A[USERS:, :1] * noise_D[None]
             for sent, noise_D in zip(messages.to_item, noise, strict=True)
@@ -319,8 +319,8 @@ def test_what_a_user_gathers_does_not_reach_its_own_scores_up_to_three_layers(ki
         return E
 
     def said(theta, replace):
-        E = ngcf(theta, ITEMS_OF, kind, replace)[:-1]
-        return metacf.Messages(
+        E = layers_by_loops(theta, ITEMS_OF, kind, replace)[:-1]
+        return ngcf.Messages(
             tuple(jnp.asarray(A[USERS:, :USERS] @ layer[:USERS]) for layer in E),
             tuple(jnp.asarray(layer[:USERS]) for layer in E),
         )
@@ -348,7 +348,7 @@ def test_an_item_known_to_the_user_alone_is_as_good_as_unknown(kind, layers):
     theta, other = jax.device_put((theta, other))
     score = jax.jit(
         lambda theta_after, task: served(
-            theta_after, metacf.whole_graph(theta, data.inputs, own), data, own, task
+            theta_after, ngcf.whole_graph(theta, data.inputs, own), data, own, task
         )
     )
     for after in (theta, other):
@@ -366,7 +366,7 @@ def test_whether_the_graph_holds_the_query_changes_nothing(kind, layers):
     found = []
     for items in ([0, 1, 2, 6], [0, 2, 6]):
         data = graph_of([items, *ITEMS_OF[1:]])
-        messages = metacf.whole_graph(theta, data.inputs, own)
+        messages = ngcf.whole_graph(theta, data.inputs, own)
         found.append([served(theta, messages, data, own, task_of(row, [0, 2])) for row in (0, -1)])
     close(found[0][0], found[1][0])
     assert np.abs(found[0][1] - found[1][1]).max() > 1e-5
@@ -395,10 +395,10 @@ def test_the_query_is_not_told_from_its_twin(kind, layers):
     theta = random_params(own, items=4)["theta"]
     theta["item"][1] = theta["item"][3]
     theta = jax.device_put(theta)
-    messages = metacf.whole_graph(theta, data.inputs, own)
+    messages = ngcf.whole_graph(theta, data.inputs, own)
     for row, same in ((-1, False), (0, True)):
-        found = metacf.item_layers(theta, messages, data, own, jnp.int32(row), jnp.array([1, 3]))
-        query_D, twin_D = metacf.final_vector(found[0])
+        found = ngcf.item_layers(theta, messages, data, own, jnp.int32(row), jnp.array([1, 3]))
+        query_D, twin_D = ngcf.final_vector(found[0])
         assert np.abs(query_D - twin_D).max() < 1e-9 if same else (query_D != twin_D).any()
 
 
@@ -409,7 +409,7 @@ def test_a_users_vector(kind):
     generator = np.random.default_rng(4)
     items = [generator.standard_normal((4, WIDTH)) for _ in range(4)]
     degree_X = np.array([1.0, 5.0, 2.0, 3.0])
-    vector = jax.jit(lambda weight_X: metacf.user_vector(theta, own, items, degree_X, weight_X))
+    vector = jax.jit(lambda weight_X: ngcf.user_vector(theta, own, items, degree_X, weight_X))
     for weight_X in ([0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.2, 0.7]):
         wanted = user_of(theta, kind, items, degree_X, list(enumerate(weight_X)))
         close(vector(np.array(weight_X)), wanted)
@@ -428,8 +428,8 @@ NEGATIVE_KN = np.array([[3, 5], [7, 4], [4, 4]], np.int32)
 def test_the_support_loss_masks_the_edge_to_what_it_scores(kind):
     own, data = settings_of(2, kind, potential_weight=0.4), graph_of(ITEMS_OF)
     theta, other = (random_params(own, seed)["theta"] for seed in (0, 1))
-    everyone = ngcf(theta, ITEMS_OF, kind)
-    messages = metacf.whole_graph(theta, data.inputs, own)
+    everyone = layers_by_loops(theta, ITEMS_OF, kind)
+    messages = ngcf.whole_graph(theta, data.inputs, own)
     value_and_slope = jax.jit(
         jax.value_and_grad(
             lambda theta, task, negative_KN: metacf.support_loss(
@@ -466,11 +466,11 @@ def test_the_masked_edge_carries_nothing(kind):
     """With one support item and no potential ones, its own loss is that of a user without edges."""
     own, data = settings_of(2, kind), graph_of(ITEMS_OF)
     theta = random_params(own)["theta"]
-    messages = metacf.whole_graph(theta, data.inputs, own)
+    messages = ngcf.whole_graph(theta, data.inputs, own)
     task, negative_KN = task_of(0, [2]), np.array([[4]], np.int32)
     nobody = metacf.task_user(theta, messages, data, own, task_of(0, [], slots=1))
-    layers = metacf.item_layers(theta, messages, data, own, task.row, np.array([2, 4], np.int32))[0]
-    score = metacf.final_vector(layers) @ nobody
+    layers = ngcf.item_layers(theta, messages, data, own, task.row, np.array([2, 4], np.int32))[0]
+    score = ngcf.final_vector(layers) @ nobody
     wanted = math.log1p(math.exp(float(score[1] - score[0])))
     close(metacf.support_loss(theta, messages, data, own, task, negative_KN), wanted)
 
@@ -480,8 +480,8 @@ def test_one_step_with_a_rate_for_every_parameter(kind, embeddings):
     """What other users send stays as it was before: the loss moves through the task's own transforms."""
     own = settings_of(2, kind, adapt_embeddings=embeddings)
     data, params = graph_of(ITEMS_OF), random_params(own)
-    everyone = ngcf(params["theta"], ITEMS_OF, kind)
-    messages = metacf.whole_graph(params["theta"], data.inputs, own)
+    everyone = layers_by_loops(params["theta"], ITEMS_OF, kind)
+    messages = ngcf.whole_graph(params["theta"], data.inputs, own)
     task = task_of(0, [1, 2], [3], slots=3)
     found = jax.jit(
         lambda params: metacf.personalise(params, messages, data, own, task, NEGATIVE_KN, 1)
@@ -504,7 +504,7 @@ def test_rates_start_as_configured_and_never_turn_a_step_around():
     for leaf in jax.tree.leaves(rates):
         np.testing.assert_allclose(np.exp(leaf), 0.03, rtol=1e-6)
     data, params = graph_of(ITEMS_OF), random_params(own)
-    messages = metacf.whole_graph(params["theta"], data.inputs, own)
+    messages = ngcf.whole_graph(params["theta"], data.inputs, own)
     task = task_of(0, [1, 2, 6])
 
     def moved_and_slope(params):
@@ -531,7 +531,7 @@ def test_the_outer_gradient_is_second_order(monkeypatch):
     negative_Q = np.array([4, 5], np.int32)
 
     def outer(params):
-        messages = metacf.whole_graph(params["theta"], data.inputs, own)
+        messages = ngcf.whole_graph(params["theta"], data.inputs, own)
         theta = metacf.personalise(params, messages, data, own, task, NEGATIVE_KN, 1)
         score_I = served(theta, messages, data, own, task)
         return jnp.mean(jax.nn.softplus(score_I[negative_Q] - score_I[query_Q]))
@@ -674,7 +674,7 @@ def test_users_are_served_without_their_own_edges(monkeypatch):
         np.array([0, 2, 4]), np.array(context * 2), 3, 1, user_N=np.array([0, -1], np.int32)
     )
     score = metacf.metacf(make_protocol(ITEMS_OF), config).bind(params)
-    everyone = ngcf(params["theta"], ITEMS_OF, "symmetric")
+    everyone = layers_by_loops(params["theta"], ITEMS_OF, "symmetric")
     drawn = np.asarray(served_negatives(batch, config.protocol.seed, ITEMS, 1, 6))
     for steps in (0, 1):
         found_BI = np.asarray(score(batch, steps))
@@ -692,20 +692,20 @@ def test_users_are_served_without_their_own_edges(monkeypatch):
 
 
 def test_the_training_loss_is_that_of_the_query_without_the_users_edges(monkeypatch):
-    """One update of two tasks whose draws are given: inner step on the support, loss on the real query."""
+    """One update of tasks whose draws are given: inner step on the support, loss on the query that is real and not shown."""
     config = run_config(
         metacf__layers=1,
-        metacf__tasks=2,
+        metacf__tasks=3,
         metacf__support=1,
         metacf__query=2,
         metacf__inner_steps=1,
         metacf__regularisation=0.0,
     )
     own, params = config.metacf, random_params(config.metacf)
-    row_U = np.array([0, 2], np.int32)
-    item_UX = np.array([[1, 2, 6], [5, 3, 0]], np.int32)
-    real_UX = np.array([[True, True, True], [True, True, False]])
-    negative_UX = np.array([[3, 4, 5], [0, 1, 6]], np.int32)
+    row_U = np.array([0, 2, 2], np.int32)
+    item_UX = np.array([[1, 2, 6], [5, 3, 0], [3, 3, 4]], np.int32)
+    real_UX = np.array([[True, True, True], [True, True, False], [True, True, True]])
+    negative_UX = np.array([[3, 4, 5], [0, 1, 6], [0, 1, 6]], np.int32)
     potential = np.array([3], np.int32), np.array([True])
     monkeypatch.setattr(metacf, "draw_sets", lambda *_: (row_U, item_UX, real_UX))
     monkeypatch.setattr(metacf, "draw_negatives", lambda *_: negative_UX)
@@ -716,16 +716,33 @@ def test_the_training_loss_is_that_of_the_query_without_the_users_edges(monkeypa
     state = model.init(jax.random.key(0))._replace(params=jax.tree.map(jnp.asarray, params))
     end, reports = model.phases[0].chunk(state, model.data, jax.random.key(1))
 
-    everyone, total = ngcf(params["theta"], ITEMS_OF, own.adjacency), 0.0
+    everyone, total = layers_by_loops(params["theta"], ITEMS_OF, own.adjacency), 0.0
     for row, items, real, negatives in zip(row_U, item_UX, real_UX, negative_UX, strict=True):
         task = metacf.Task(row, items[:1], real[:1], *potential)
         given = everyone, ITEMS_OF, own, task
         score_I = scores_of(adapted(params, *given, negatives[:1, None]), *given)
-        margins = (score_I[items] - score_I[negatives])[1:][real[1:]]
+        asked = real[1:] & (items[1:] != items[0])
+        margins = (score_I[items] - score_I[negatives])[1:][asked]
         total += np.mean(np.log1p(np.exp(-margins)))
-    np.testing.assert_allclose(reports.loss[0], total / 2, rtol=1e-5)
+    np.testing.assert_allclose(reports.loss[0], total / 3, rtol=1e-5)
     for after, before in zip(jax.tree.leaves(end.params), jax.tree.leaves(params), strict=True):
         assert np.isfinite(after).all() and (np.asarray(after) != before).any()
+
+
+def test_every_entry_of_the_outer_gradient_is_clipped():
+    """Adam's first step is rate * g / (|g| + 1e-8): a gradient that is cut to 1e-9 moves nothing by more than an eleventh."""
+    config = run_config(metacf__layers=1, metacf__tasks=2, metacf__clip=1e-9)
+    model = metacf.metacf(make_protocol(ITEMS_OF), config)
+    start = model.init(jax.random.key(0))
+    before = jax.device_get(start.params)
+    end, _ = model.phases[0].chunk(start, model.data, jax.random.key(1))
+    updates = int(end.opt_state[1][0].count)
+    limit = updates * config.metacf.outer_rate * 1e-9 / (1e-9 + 1e-8)
+    moved = [
+        np.abs(after - leaf).max()
+        for after, leaf in zip(jax.tree.leaves(end.params), jax.tree.leaves(before), strict=True)
+    ]
+    assert 0 < max(moved) <= limit * (1 + 1e-3)
 
 
 KNOWN_ITEMS, ROWS, EVENTS = 9, 4, 14  # fixed, so that all examples share one compiled program

@@ -93,3 +93,52 @@ def test_the_log_is_a_function_of_the_settings():
     other = settings.override(small, ["synthetic.seed=1"])
     assert (load_log(small).item_E == load_log(small).item_E).all()
     assert load_log(small).item_E.tolist() != load_log(other).item_E.tolist()
+
+
+# From each method's paper or published code, as far as those say.
+ORIGINAL = {
+    "bpr": {"bpr.rate": 1e-3, "bpr.batch": 2048, "bpr.regularisation": 1e-5},
+    "lstm": {"lstm.rate": 1e-3, "lstm.loss": "bpr", "lstm.dropout": 0.2, "lstm.clip": 5.0},
+    "csan": {"csan.rate": 1e-3, "csan.loss": "bpr", "model.dim": 128},
+    "melu": {
+        "melu.inner_rate": 5e-6,
+        "melu.outer_rate": 5e-5,
+        "melu.inner_steps": 1,
+        "melu.tasks": 32,
+        "melu.query": 10,
+        "melu.hidden": 64,
+        "melu.first_order": False,
+    },
+    "metacs-l": {"metacs.inner_rate": 1e-2, "metacs.outer_rate": 1e-3, "metacs.tasks": 32},
+    "metacs-dnn": {"metacs.support": 5, "metacs.query": 15, "metacs.first_order": False},
+    "sml": {
+        "sml.periods": 10,
+        "sml.repeats": 10,
+        "sml.channels": 10,
+        "sml.channels_out": 5,
+        "sml.hidden": 512,
+        "sml.table_rate": 1e-2,
+        "sml.table_batch": 1024,
+        "sml.table_decay": 1e-6,
+        "sml.transfer_rate": 1e-3,
+        "sml.transfer_batch": 256,
+        "sml.transfer_decay": 1e-4,
+    },
+    "metacf-ngcf": {
+        "metacf.width": 64,
+        "metacf.layers": 3,
+        "metacf.dropout": 0.1,
+        "metacf.inner_steps": 5,
+        "metacf.inner_rate": 1e-2,
+        "metacf.outer_rate": 1e-3,
+        "metacf.clip": 10.0,
+        "metacf.tasks": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("model", ORIGINAL)
+def test_paper_presets_of_rivals_have_the_values_of_their_papers(model):
+    chosen = presets.preset("movielens-1m/paper", model)
+    assert settings.replace(chosen, ORIGINAL[model]) == chosen
+    assert presets.preset("movielens-1m/tuned", model) != chosen

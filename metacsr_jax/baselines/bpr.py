@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metacsr_jax import losses
 from metacsr_jax.baselines.training import (
     device_histories,
     draw_events,
@@ -77,7 +78,7 @@ def fold_in(
         if config.item_bias:
             margin_LN = margin_LN + b_L[:, None] - params["bias"][negative_LN]
         each_L = jnp.mean(jax.nn.softplus(-margin_LN), axis=1)
-        mean = jnp.sum(each_L * real_L) / jnp.maximum(jnp.sum(real_L), 1)
+        mean = losses.masked_mean(each_L, real_L)
         return mean + config.regularisation * jnp.sum(p_D**2)
 
     steps = negative_SLN.shape[0]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metacsr_jax import losses
 from metacsr_jax.baselines.training import (
     device_histories,
     draw_sets,
@@ -73,7 +74,7 @@ def set_loss(
         bce = jax.nn.softplus(score) - label * score
         loss = bce if kind == "bce" else (score - label) ** 2
         each_K = jnp.mean(loss, axis=1)
-    return jnp.sum(jnp.where(real_K, each_K, 0.0)) / jnp.maximum(jnp.sum(real_K), 1)
+    return losses.masked_mean(each_K, real_K)
 
 
 def personalise(

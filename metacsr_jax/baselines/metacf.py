@@ -1,8 +1,6 @@
-"""MetaCF on NGCF: a user as a graph of a few edges, adapted with learned rates (Wei, Wu, Cao, Nie, Chua, et al., ICDM 2020; NGCF:
-Wang, He, Wang, Feng, Chua, SIGIR 2019).
+"""MetaCF on NGCF: a user as a graph of a few edges, adapted with learned rates (Wei, Wu, Cao, Nie, Chua, et al., ICDM 2020).
 
-NGCF: M^l = A E^l, E^l+1 = LeakyReLU_0.2(M^l W1 + b1 + (E^l * M^l) W2 + b2), message dropout; a node's vector is E^0 and its L2-normalised
-E^1..E^3 in a line, a score the inner product. A = D^-1/2 (Adj + 1) D^-1/2, or D^-1 (Adj + 1) with `adjacency=mean`.
+The network is that of `metacsr_jax.baselines.ngcf`, a score the inner product.
 
 A task plays a regular user as a new one: 1 to K of its items are the support, its other edges are taken out of the graph, the query is
 among them. Potential interactions: items reached over the support's users (user - item - user' - item'), drawn in proportion to the
@@ -31,8 +29,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metacsr_jax.baselines.few_shot import apply_dense, dense
-from metacsr_jax.baselines.sequence import dropped
+from metacsr_jax import losses
+from metacsr_jax.baselines.few_shot import dense
+from metacsr_jax.baselines.ngcf import (
+    GraphData,
+    final_vector,
+    item_layers,
+    layers_of,
+    surroundings,
+    user_vector,
+    whole_graph,
+)
 from metacsr_jax.baselines.training import (
     draw_sets,
     epochs,
@@ -45,33 +52,13 @@ from metacsr_jax.config import Config, MetaCFConfig
 from metacsr_jax.graph import DiffusionInputs, aggregate_items, aggregate_users
 from metacsr_jax.meta import adapt
 from metacsr_jax.model import Model
-from metacsr_jax.negatives import draw_negatives, is_known
+from metacsr_jax.negatives import draw_negatives
 from metacsr_jax.protocol import Protocol, training_events
-from metacsr_jax.tasks import Histories, make_histories
+from metacsr_jax.tasks import make_histories
 from metacsr_jax.training_graph import training_graph
 
-Params = dict[
-    str, Any
-]  # theta: user [D], item [I, D], layers; rates: logarithms, a tree like what adapts
-
-
-class GraphData(NamedTuple):
-    """histories and graph of the regular users, on the device."""
-
-    histories: Histories
-    inputs: DiffusionInputs
-
-
-class Messages(NamedTuple):
-    """What the whole graph says under the unadapted theta.
-
-    Attributes:
-        to_item: per layer, what an item's users send it, sum_u A_iu E_u^l, [I, D].
-        user: per layer, E_u^l, [R, D].
-    """
-
-    to_item: tuple[jax.Array, ...]
-    user: tuple[jax.Array, ...]
+# theta: user [D], item [I, D], layers; rates: logarithms, a tree like what adapts.
+Params = dict[str, Any]
 
 
 class Task(NamedTuple):
@@ -121,148 +108,6 @@ def split(theta: Params, own: MetaCFConfig) -> tuple[Params, Params]:
     return {"layers": theta["layers"]}, {name: theta[name] for name in ("user", "item")}
 
 
-def propagate(layer: Params, own_XD: jax.Array, message_XD: jax.Array) -> jax.Array:
-    """One layer of NGCF."""
-    total = apply_dense(layer["sum"], message_XD) + apply_dense(
-        layer["product"], own_XD * message_XD
-    )
-    return jax.nn.leaky_relu(total, 0.2)
-
-
-def final_vector(of_layers: list[jax.Array]) -> jax.Array:
-    """E^0 and the normalised E^1.. side by side."""
-
-    def unit(x):
-        return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
-
-    return jnp.concatenate([of_layers[0], *map(unit, of_layers[1:])], axis=-1)
-
-
-def degrees(inputs: DiffusionInputs, users: int) -> tuple[jax.Array, jax.Array]:
-    """Degrees of users and items with the loop to themselves."""
-    degree_N = jnp.asarray(inputs.graph.nodes["degree"]) + 1.0
-    return degree_N[:users], degree_N[users:]
-
-
-def send(inputs, user_RD, item_ID, own: MetaCFConfig):
-    """What neighbours send: A E without the loops, to items and to users."""
-    degree_R, degree_I = degrees(inputs, user_RD.shape[0])
-    half = 0.5 if own.adjacency == "symmetric" else 0.0
-    whole = 1.0 - half
-    scaled_RD, scaled_ID = (
-        user_RD * degree_R[:, None] ** -half,
-        item_ID * degree_I[:, None] ** -half,
-    )
-    to_item_ID = aggregate_items(inputs, scaled_RD, item_ID.shape[0], "sum")
-    to_user_RD = aggregate_users(inputs, scaled_ID, user_RD.shape[0], "sum")
-    return to_item_ID * degree_I[:, None] ** -whole, to_user_RD * degree_R[:, None] ** -whole
-
-
-def whole_graph(
-    theta: Params, inputs: DiffusionInputs, own: MetaCFConfig, key: jax.Array | None = None
-) -> Messages:
-    """Runs NGCF over all nodes; with a key, which is consumed, messages are dropped out."""
-    users = inputs.graph.nodes["degree"].shape[0] - theta["item"].shape[0]
-    degree_R, degree_I = degrees(inputs, users)
-    user_RD = jnp.broadcast_to(theta["user"], (users, own.width))
-    item_ID = theta["item"]
-    to_item, of_user = [], []
-    for n, layer in enumerate(theta["layers"]):
-        to_item_ID, to_user_RD = send(inputs, user_RD, item_ID, own)
-        to_item.append(to_item_ID)
-        of_user.append(user_RD)
-        if n + 1 < own.layers:
-            keys = (None, None)
-            if key is not None:
-                keys = jax.random.split(jax.random.fold_in(key, n))
-            message_ID = to_item_ID + item_ID / degree_I[:, None]
-            message_RD = to_user_RD + user_RD / degree_R[:, None]
-            item_ID = dropped(keys[0], own.dropout, propagate(layer, item_ID, message_ID))
-            user_RD = dropped(keys[1], own.dropout, propagate(layer, user_RD, message_RD))
-    return Messages(tuple(to_item), tuple(of_user))
-
-
-class Surroundings(NamedTuple):
-    """What items hear in the graph without one user, all that a task needs of the whole graph.
-
-    Attributes:
-        item_X: the items.
-        degree_X: their degrees without the user.
-        message_X: per layer, what their other users send them, [X, D].
-    """
-
-    item_X: jax.Array
-    degree_X: jax.Array
-    message_X: tuple[jax.Array, ...]
-
-
-def surroundings(
-    messages: Messages, data: GraphData, own: MetaCFConfig, row, item_X
-) -> Surroundings:
-    """Takes the edges of the user `row` out of what the graph sends to items; nothing of it is adapted."""
-    users = messages.user[0].shape[0]
-    degree_R, degree_I = degrees(data.inputs, users)
-    safe = jnp.maximum(row, 0)
-    items = messages.to_item[0].shape[0]
-    linked_X = is_known(data.histories.known, safe[None], item_X[None], items)[0] & (row >= 0)
-    degree_X = degree_I[item_X] - linked_X
-    half = 0.5 if own.adjacency == "symmetric" else 0.0
-    before_X1 = degree_I[item_X][:, None] ** (1.0 - half)
-    after_X1 = degree_X[:, None] ** (half - 1.0)
-    rest = []
-    for to_item_ID, user_RD in zip(messages.to_item, messages.user, strict=True):
-        from_user_D = user_RD[safe] * degree_R[safe] ** -half
-        rest_XD = to_item_ID[item_X] * before_X1 - jnp.outer(linked_X, from_user_D)
-        rest.append(rest_XD * after_X1)
-    return Surroundings(item_X, degree_X, tuple(rest))
-
-
-def layers_of(theta: Params, own_XD: jax.Array, around: Surroundings) -> list[jax.Array]:
-    """E^0.. of items under theta', from their own rows and their surroundings."""
-    layers = [own_XD]
-    for layer, rest_XD in zip(theta["layers"], around.message_X, strict=True):
-        message_XD = rest_XD + own_XD / around.degree_X[:, None]
-        own_XD = propagate(layer, own_XD, message_XD)
-        layers.append(own_XD)
-    return layers
-
-
-def item_layers(
-    theta: Params, messages: Messages, data: GraphData, own: MetaCFConfig, row, item_X
-) -> tuple[list[jax.Array], jax.Array]:
-    """Items under theta' in the graph without the edges of the user `row`: E^0.. of each, and their degrees."""
-    around = surroundings(messages, data, own, row, item_X)
-    return layers_of(theta, theta["item"][item_X], around), around.degree_X
-
-
-def user_vector(
-    theta: Params,
-    own: MetaCFConfig,
-    neighbour: list[jax.Array],
-    degree_X: jax.Array,
-    weight_X: jax.Array,
-) -> jax.Array:
-    """The user from weighted edges to items.
-
-    Args:
-        theta: adapted.
-        own: settings.
-        neighbour: E^0.. of the items, [X, D] each.
-        degree_X: their degrees without this user.
-        weight_X: of the edges; 0: none.
-    """
-    degree = 1.0 + jnp.sum(weight_X)
-    other_X = degree_X + weight_X if own.adjacency == "symmetric" else degree
-    share_X = weight_X / jnp.sqrt(degree * other_X)
-    vector_D = theta["user"]
-    layers = [vector_D]
-    for layer, item_XD in zip(theta["layers"], neighbour[:-1], strict=True):
-        message_D = share_X @ item_XD + vector_D / degree
-        vector_D = propagate(layer, vector_D, message_D)
-        layers.append(vector_D)
-    return final_vector(layers)
-
-
 def edge_weights(own: MetaCFConfig, task: Task) -> jax.Array:
     """Weights of the edges to support and potential items, [K + P]."""
     return jnp.concatenate([1.0 * task.real_K, own.potential_weight * task.real_P])
@@ -294,10 +139,9 @@ def loss_of_rows(theta, own_XD, around, own, task: Task, negative_KN) -> jax.Arr
 
 def bpr_loss(user_KD, positive_KD, negative_KND, real_K) -> jax.Array:
     """Mean over what is real of -log sigmoid of each positive's margin over its negatives."""
-    positive_K1 = jnp.sum(user_KD * positive_KD, axis=1)[:, None]
+    positive_K = jnp.sum(user_KD * positive_KD, axis=1)
     negative_KN = jnp.einsum("kd,knd->kn", user_KD, negative_KND)
-    each_K = jnp.mean(jax.nn.softplus(negative_KN - positive_K1), axis=1)
-    return jnp.sum(jnp.where(real_K, each_K, 0.0)) / jnp.maximum(jnp.sum(real_K), 1)
+    return losses.masked_mean(losses.bpr(positive_K, negative_KN).mean_B, real_K)
 
 
 def personalise(params, messages, data, own, task: Task, negative_KN, steps: int) -> Params:
@@ -343,7 +187,7 @@ def draw_potential(
     key: jax.Array, inputs: DiffusionInputs, own: MetaCFConfig, row, item_K, real_K, items: int
 ) -> tuple[jax.Array, jax.Array]:
     """Potential interactions of one user, without replacement, in proportion to paths; the key is consumed."""
-    slots = item_K.shape[0] if own.potential < 0 else own.potential
+    slots = min(items, item_K.shape[0] if own.potential < 0 else own.potential)
     if not slots:
         return jnp.zeros(0, jnp.int32), jnp.zeros(0, bool)
     users = inputs.graph.nodes["degree"].shape[0] - items

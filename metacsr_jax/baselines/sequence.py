@@ -26,9 +26,8 @@ from metacsr_jax.negatives import draw_negatives
 from metacsr_jax.protocol import Protocol
 from metacsr_jax.tasks import draw_samples
 
-Params = dict[
-    str, Any
-]  # {"items": tables over the catalogue, "network": the rest, which fine-tuning moves}
+# {"items": tables over the catalogue, "network": the rest, which fine-tuning moves}
+Params = dict[str, Any]
 
 
 class Encoder(NamedTuple):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metacsr_jax import losses
 from metacsr_jax.baselines.few_shot import apply_dense, dense
 from metacsr_jax.baselines.training import device_histories, served_events, served_negatives
 from metacsr_jax.config import Config, SMLConfig
@@ -304,7 +305,7 @@ def final_period(
         norm_X = jnp.sum(rows_hat["item"] ** 2, axis=1)
         norm_L = jnp.sum(rows_hat["user"] ** 2) + norm_X[:length] + norm_X[length:]
         each_L = each_L + own.table_decay * 0.5 * norm_L
-        return jnp.sum(jnp.where(real_L, each_L, 0.0)) / jnp.maximum(jnp.sum(real_L), 1)
+        return losses.masked_mean(each_L, real_L)
 
     def update(carry, step):
         hat, opt_state = carry
