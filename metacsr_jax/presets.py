@@ -128,7 +128,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     "lstm/paper": {**EPOCHS, "train.steps": 30},
     "lstm/tuned": {**EPOCHS, "train.steps": 8, "train.validate_every": 2, "lstm.loss": "softmax"},
     "csan/paper": {**EPOCHS, "train.steps": 30},
-    "csan/tuned": {**EPOCHS, "train.steps": 4, "csan.loss": "softmax"},
+    "csan/tuned": {**EPOCHS, "train.steps": 2, "train.validate_every": 2, "csan.loss": "softmax"},
     "melu/paper": {**TASK_EPOCHS, "train.steps": 20},
     "melu/tuned": {
         **TASK_EPOCHS,
@@ -165,7 +165,7 @@ RIVALS: dict[str, dict[str, Any]] = {
         "sml.repeats": 2,
     },
     "metacf-ngcf/paper": {**EPOCHS, "train.steps": 50},
-    "metacf-ngcf/tuned": {**EPOCHS, "train.steps": 10, "metacf.tasks": 128},
+    "metacf-ngcf/tuned": {**EPOCHS, "train.steps": 6, "metacf.tasks": 128},
     **{
         f"{name}/{kind}": COUNTED
         for name in ("random", "popular", "markov")
