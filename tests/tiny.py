@@ -111,9 +111,11 @@ def session_directory() -> Path:
 def trained_once(name: str, config: Config) -> Path:
     """A finished work directory, trained by the first worker that asks while the others wait; not to be changed."""
     workdir = session_directory() / name
-    with (session_directory() / f"{name}.done").open("a+") as done:
+    with (session_directory() / f"{name}.done").open("a") as done:
         fcntl.flock(done, fcntl.LOCK_EX)
-        if not done.tell():
+        if not os.fstat(
+            done.fileno()
+        ).st_size:  # another worker may have written since it was opened
             assert train(workdir, config).result.status == "finished"
             done.write("yes")
     return workdir

@@ -5,7 +5,7 @@ user's history: -log sigmoid(s(u, i) - s(u, j)) + lambda (|p_u|^2 + |q_i|^2 + |q
 
 Reading: a new user's p starts at the regular users' mean (or 0) and takes S gradient steps of the same loss on the support, with fresh
 negatives in each, items frozen; a regular user starts from the trained p. The paper trains on every user and knows no new ones. Training on
-the support of the users to be served (the transductive variant) is another, easier protocol, and not offered: the audit refuses it.
+the support of the users to be served (the transductive variant) is another, easier protocol, and not offered.
 
 Dimension key: R regular users, I items, D = dim, B users of a batch, L support events, N negatives.
 """
