@@ -57,8 +57,10 @@ def main(_: list[str]) -> None:
     if apart:
         print(f"\nby target: seen in training or not, new to the history or repeated\n{apart}")
     chosen = read_manifest(_WORKDIR.value).get("chosen_adapt_steps")
-    evaluated = {row["adapt_steps"] for row in rows if row["model"] == "metacsr"}
-    if chosen is not None and {0, chosen} <= evaluated:
+    evaluated = {row["adapt_steps"] for row in rows}
+    if chosen is not None and chosen not in evaluated:
+        print(f"\nchosen on validation users: {chosen} adaptation steps, not among these")
+    elif chosen is not None and 0 in evaluated:
         compared = evaluate_differences(
             _WORKDIR.value, baselines=_BASELINES.value, scenarios=_SCENARIOS.value
         )

@@ -14,6 +14,7 @@ from metacsr_jax.config import Config
 from metacsr_jax.log import load_log
 from metacsr_jax.plan import plan
 from metacsr_jax.train import fit
+from metacsr_jax.tune import read_settings
 
 _PRESET = flags.DEFINE_string(
     "preset", "synthetic/tuned", "Log and variant, see metacsr_jax/presets.py."
@@ -27,6 +28,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _SEED = flags.DEFINE_integer("seed", None, "Training seed; the protocol's is --set protocol.seed.")
 _SET = flags.DEFINE_multi_string("set", [], "section.name=value, any setting.")
+_SETTINGS = flags.DEFINE_string(
+    "settings", None, "MODEL.json with settings, written by experiments.tune; --set comes after."
+)
 _SKIP = flags.DEFINE_bool(
     "skip_malformed", False, "Count malformed lines instead of stopping at the first."
 )
@@ -43,7 +47,10 @@ def config_from_flags() -> Config:
         assignments.append(f"train.seed={_SEED.value}")
     if _SKIP.value:
         assignments.append("data.skip_malformed=true")
-    return settings.override(presets.preset(_PRESET.value, _MODEL.value), assignments)
+    config = presets.preset(_PRESET.value, _MODEL.value)
+    if _SETTINGS.value is not None:
+        config = settings.replace(config, read_settings(_SETTINGS.value))
+    return settings.override(config, assignments)
 
 
 def main(_: list[str]) -> int | None:

@@ -23,7 +23,8 @@ class CaseBatch(NamedTuple):
         support_mask_BK: bool, False where a user has fewer than K samples.
         known_BH: int32, sorted distinct items of context and support, then zeros: what negatives exclude.
         known_count_B: int32.
-        seed_B: uint32, a hash of the history: the same history draws the same negatives wherever it is served.
+        seed_B: uint32, a hash of context and support targets: the same ones draw the same negatives
+            wherever they are served.
         user_B: int32, row among the regular users whose events were trained on; -1: a user that training does not know.
     """
 

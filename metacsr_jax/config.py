@@ -167,6 +167,8 @@ class BPRConfig:
     start: Literal["mean", "zero"] = "mean"  # of a new user's factors, among the regular ones'
     adapt_rate: float = 0.1  # of the gradient steps on a new user's factors
     adapt_negatives: int = 1  # per support event and step
+    # Train on the histories of the users to be served too, targets left out: another, easier protocol than the others'.
+    transductive: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +198,64 @@ class CSANConfig(SequenceConfig):
     """Feature-wise self-attention (`metacsr_jax.baselines.csan`)."""
 
     activation: Literal["tanh", "sigmoid"] = "tanh"  # of a pair's hidden layer
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalConfig:
+    """What GRU4Rec and SASRec share: a window is read once, and every position of it predicts the next event."""
+
+    rate: float = 1e-3  # Adam's
+    schedule: Literal["constant", "cosine"] = "constant"
+    batch: int = 128  # windows per update
+    window: int = 50  # events read at once in training; at least model.max_length, which is served
+    early: float = 0.0  # share of windows from a history's first event, where new users are
+    loss: Literal["softmax", "gbce", "bpr"] = "softmax"
+    negatives: int = 256  # per window; softmax ranks the whole catalogue instead
+    calibration: float = 0.75  # t of gBCE; 0: plain binary cross-entropy
+    dropout: float = 0.2
+    weight_decay: float = 0.0  # decoupled
+    clip: float = 5.0  # global norm
+    adapt_rate: float = 0.01  # of the gradient steps on the prefixes of a support
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU4RecConfig(CausalConfig):
+    """One layer of gated recurrent units (`metacsr_jax.baselines.gru4rec`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SASRecConfig(CausalConfig):
+    """Causal self-attention (`metacsr_jax.baselines.sasrec`)."""
+
+    layers: int = 2
+    heads: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovConfig:
+    """Transition counts (`metacsr_jax.baselines.markov`)."""
+
+    lags: int = 5  # events between which a transition counts
+    shrink: float = 10.0  # added to the denominator: rare pairs are worth less
+    decay: float = 0.8  # per event back in the history
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemKNNConfig:
+    """Cosine between items (`metacsr_jax.baselines.itemknn`)."""
+
+    neighbours: int = 0  # kept per item, nearest first; 0: all
+    shrink: float = 0.0  # added to the denominator
+
+
+@dataclasses.dataclass(frozen=True)
+class EASEConfig:
+    """Linear item-to-item regression in closed form (`metacsr_jax.baselines.ease`)."""
+
+    regularisation: float = 500.0  # lambda, on the squared norm of the weights
+    items: int = (
+        10_000  # most frequent ones that take part: bounds memory, 8 items^2 bytes and more
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +326,7 @@ class MetaCFConfig:
     negatives: int = 1  # per support and query item
     inner_steps: int = 5
     inner_rate: float = 1e-2  # where the learned rates start
+    rates_rate: float = 0.1  # Adam's, of the logarithms of the learned rates
     adapt_embeddings: bool = True  # of the nodes of a task, besides the weights
     potential: int = -1  # potential interactions per task; -1: as many as support items; 0: none
     potential_weight: float = 0.2  # gamma
@@ -288,8 +349,16 @@ class TrainConfig:
         "metacs-dnn",
         "sml",
         "metacf-ngcf",
+        "pretrain",
+        "gru4rec",
+        "sasrec",
+        "sasrec-gbce",
         "random",
         "popular",
+        "popular-first",
+        "repeat",
+        "itemknn",
+        "ease",
         "markov",
     ] = "metacsr"
     seed: int = 0
@@ -334,5 +403,10 @@ class Config:
     metacs: MetaCSConfig = MetaCSConfig()
     sml: SMLConfig = SMLConfig()
     metacf: MetaCFConfig = MetaCFConfig()
+    gru4rec: GRU4RecConfig = GRU4RecConfig()
+    sasrec: SASRecConfig = SASRecConfig()
+    markov: MarkovConfig = MarkovConfig()
+    itemknn: ItemKNNConfig = ItemKNNConfig()
+    ease: EASEConfig = EASEConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

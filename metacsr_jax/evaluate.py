@@ -1,7 +1,7 @@
 """Evaluation of a work directory's model, and of any score function on the same cases."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.baselines import BASELINES
 from metacsr_jax.cases import CaseBatch
-from metacsr_jax.errors import ConfigError
+from metacsr_jax.errors import ConfigError, NonFiniteError, WorkdirError
 from metacsr_jax.evaluation.differences import Compared, differences
 from metacsr_jax.evaluation.ranking import Ranks, rank_cases
 from metacsr_jax.evaluation.rows import Row, metric_rows, write_ranks, write_rows
@@ -18,6 +18,8 @@ from metacsr_jax.model import Score
 from metacsr_jax.problem import Problem, scenario_batches
 from metacsr_jax.score import batch_size
 from metacsr_jax.trained import Trained, load_trained
+
+BY_GROUP = ("metacsr", "pretrain")
 
 
 def evaluate(
@@ -28,6 +30,7 @@ def evaluate(
     adapt_steps: Sequence[int] | None = None,
     adapt_per: Sequence[str] | None = None,
     batch: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Evaluates a checkpoint and writes rows and per-case ranks into `evaluation/`.
 
@@ -36,14 +39,17 @@ def evaluate(
         checkpoint: "best", "last" or a saved step.
         scenarios: of "cold", "warm"; None: as configured.
         adapt_steps: inner steps on each user's support, several; None: as configured, with the chosen number.
-        adapt_per: "user", "group" or both; None: as configured. Rows of adaptation by group carry the model name "metacsr-group".
+        adapt_per: "user", "group" or both; None: as configured. Rows of adaptation by group carry the model's name with "-group".
         batch: users adapted at once; None: as configured.
+        say: told of numbers of steps at which somebody's adaptation diverges, which are left out.
 
     Returns:
         The rows of this evaluation.
 
     Raises:
         WorkdirError: the work directory cannot be used.
+        ConfigError: adaptation by group is asked of a model that has none.
+        NonFiniteError: scores diverge without adaptation, or at the chosen steps.
     """
     trained = load_trained(workdir, checkpoint)
     config = trained.problem.config
@@ -51,14 +57,24 @@ def evaluate(
         adapt_steps = sorted({*config.evaluation.adapt_steps, trained.chosen_adapt_steps})
     if not trained.problem.model.adapts:
         adapt_steps = (0,)
+    if "group" in (adapt_per or ()) and trained.problem.model.name not in BY_GROUP:
+        raise ConfigError(
+            f"adapt_per=group: {trained.problem.model.name} adapts by user only; {' and '.join(BY_GROUP)} by group, too"
+        )
     rows: list[Row] = []
     for per in adapt_per or config.evaluation.adapt_per:
-        name = trained.problem.model.name if per == "user" else "metacsr-group"
+        name = trained.problem.model.name + ("" if per == "user" else "-group")
         score = score_of(trained, per)
         size = batch_size(config, per, batch)
         for scenario in scenarios or config.evaluation.scenarios:
             for steps in adapt_steps:
-                ranks = rank_scenario(trained.problem, score, scenario, steps, size)
+                try:
+                    ranks = rank_scenario(trained.problem, score, scenario, steps, size)
+                except NonFiniteError as error:
+                    if steps in (0, trained.chosen_adapt_steps):
+                        raise
+                    say(f"{scenario}, {steps} adaptation steps: left out, {error}")
+                    continue
                 suffix = "" if per == "user" else per
                 rows += _record(trained, name, scenario, steps, ranks, suffix)
     write_rows(trained.workdir, rows)
@@ -86,7 +102,7 @@ def evaluate_baselines(
     trained = load_trained(workdir)
     problem, rows = trained.problem, []
     for name in names:
-        baseline = BASELINES[name]
+        baseline = BASELINES[name](problem.config)
         state = baseline.fit(problem.protocol, jax.random.key(problem.config.train.seed))
 
         def score(batch, steps, baseline=baseline, state=state):
@@ -126,8 +142,9 @@ def evaluate_differences(
         WorkdirError: an evaluation that is asked for is missing.
     """
     config, manifest = workdirs.read_config(workdir), workdirs.read_manifest(workdir)
-    model = config.train.model
-    steps = manifest.get("chosen_adapt_steps", config.meta.inner_steps)
+    model, steps = config.train.model, manifest.get("chosen_adapt_steps")
+    if steps is None:
+        raise WorkdirError(f"{workdir}: no adaptation steps are chosen yet; finish training first")
     pairs = []
     for scenario in scenarios or config.evaluation.scenarios:
         chosen = Compared(f"{model}, {steps} steps", scenario, steps)

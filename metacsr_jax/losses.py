@@ -43,6 +43,26 @@ def bce(positive_B: jax.Array, negative_BN: jax.Array) -> SampleLosses:
     return SampleLosses(total_B / terms, terms)
 
 
+def gbce(
+    positive_B: jax.Array, negative_BN: jax.Array, items: int, calibration: float
+) -> SampleLosses:
+    """Binary cross-entropy that undoes the overconfidence of sampled negatives (Petrov, Macdonald, RecSys 2023, eqs. 10, 13).
+
+    The positive's probability is raised to beta = a (t (1 - 1/a) + 1/a), with a = N / (I - 1) the share of the negatives drawn.
+
+    Args:
+        positive_B: logits.
+        negative_BN: logits of uniform negatives.
+        items: I, at least 2.
+        calibration: t; 0 is binary cross-entropy, 1 is fully calibrated.
+    """
+    share = negative_BN.shape[1] / (items - 1)
+    beta = calibration * (share - 1) + 1
+    terms = 1 + negative_BN.shape[1]
+    total_B = beta * jax.nn.softplus(-positive_B) + jnp.sum(jax.nn.softplus(negative_BN), axis=1)
+    return SampleLosses(total_B / terms, terms)
+
+
 def softmax(logit_BI: jax.Array, target_B: jax.Array, label_smoothing: float = 0.0) -> SampleLosses:
     """Cross-entropy over the whole catalogue.
 

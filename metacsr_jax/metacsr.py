@@ -100,3 +100,9 @@ def metacsr(protocol: Protocol, config: Config) -> Model:
     phases = tuple(phase for phase in phases if phase.steps)
     inner_steps = config.meta.inner_steps
     return Model("metacsr", "step", True, data, init, phases, bind, inner_steps, describe)
+
+
+def pretrain(protocol: Protocol, config: Config) -> Model:
+    """The same network on the same draws without an inner loop, fine-tuned on a new user's support all the same: what
+    meta-learning has to beat (Buffelli et al., 2023)."""
+    return metacsr(protocol, config)._replace(name="pretrain")

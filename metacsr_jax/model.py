@@ -53,6 +53,7 @@ class Model(NamedTuple):
             computed once per call of `bind`. `adapt_per` is "user", or "group" where the model knows groups.
         inner_steps: adaptation steps that its training takes, the default where none have been chosen.
         describe: lines about sizes, for `--dry_run`.
+        transductive: whether validation and new users' contexts are in `data` as well, with a row each after `training_events`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Model(NamedTuple):
     bind: Callable[[Any, str], Score]
     inner_steps: int = 0
     describe: Callable[[], Iterable[str]] = tuple
+    transductive: bool = False
 
     @property
     def total(self) -> int:

@@ -49,7 +49,7 @@ def _sizes(problem: Problem) -> Iterator[str]:
             if analysis is None
             else f"{analysis.temp_size_in_bytes / 1e6:,.0f} MB"
         )
-        yield f"{phase.title}: {phase.steps:,} {model.unit}s, working memory of a {model.unit}: {text}"
+        yield f"{phase.title}: {phase.steps:,} {model.unit}s, working memory of one: {text}"
 
 
 def parameter_counts(params: Any) -> dict[str, int]:

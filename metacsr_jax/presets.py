@@ -13,6 +13,7 @@ from metacsr_jax.errors import ConfigError
 
 # What the tuned presets share: no bottlenecks, the whole catalogue in the loss, one user per task.
 TUNED: dict[str, Any] = {
+    "evaluation.adapt_steps": (0, 1, 5, 10, 20),
     "model.node_relu": False,
     "model.node_norm": False,
     "model.node_residual": True,
@@ -53,6 +54,7 @@ TUNED: dict[str, Any] = {
 PAPER: dict[str, Any] = {"evaluation.adapt_per": ("user", "group")}
 
 SMALL_CATALOGUE: dict[str, Any] = {
+    "evaluation.adapt_steps": (0, 1, 5),
     "model.dim": 32,
     "model.attention_dim": 24,
     "model.compress": 0,
@@ -113,6 +115,8 @@ EPOCHS: dict[str, Any] = {
 }
 # Validation at five numbers of steps costs more than an epoch of tasks.
 TASK_EPOCHS: dict[str, Any] = {**EPOCHS, "train.validate_every": 5, "train.patience": 3}
+# One pass over all positions of a window is cheap, validation is not.
+CAUSAL: dict[str, Any] = {"train.steps": 20, "train.validate_every": 5, "train.patience": 0}
 COUNTED: dict[str, Any] = {**EPOCHS, "train.steps": 0, "evaluation.adapt_steps": (0,)}
 
 # `paper`: the values of each method's own paper or code where it gives any. `tuned`: what was chosen on validation users of
@@ -126,9 +130,9 @@ RIVALS: dict[str, dict[str, Any]] = {
         "bpr.adapt_rate": 3.0,
     },
     "lstm/paper": {**EPOCHS, "train.steps": 30},
-    "lstm/tuned": {**EPOCHS, "train.steps": 8, "train.validate_every": 2, "lstm.loss": "softmax"},
+    "lstm/tuned": {**EPOCHS, "train.steps": 14, "train.validate_every": 2, "lstm.loss": "softmax"},
     "csan/paper": {**EPOCHS, "train.steps": 30},
-    "csan/tuned": {**EPOCHS, "train.steps": 2, "train.validate_every": 2, "csan.loss": "softmax"},
+    "csan/tuned": {**EPOCHS, "train.steps": 4, "train.validate_every": 2, "csan.loss": "softmax"},
     "melu/paper": {**TASK_EPOCHS, "train.steps": 20},
     "melu/tuned": {
         **TASK_EPOCHS,
@@ -166,11 +170,38 @@ RIVALS: dict[str, dict[str, Any]] = {
     },
     "metacf-ngcf/paper": {**EPOCHS, "train.steps": 50},
     "metacf-ngcf/tuned": {**EPOCHS, "train.steps": 6, "metacf.tasks": 128},
-    **{
-        f"{name}/{kind}": COUNTED
-        for name in ("random", "popular", "markov")
-        for kind in ("paper", "tuned")
+    "gru4rec/paper": {**EPOCHS, "train.steps": 30, "gru4rec.loss": "bpr", "gru4rec.negatives": 1},
+    "gru4rec/tuned": {**EPOCHS, **CAUSAL, "gru4rec.schedule": "cosine"},
+    # Binary cross-entropy against one negative per window.
+    "sasrec/paper": {
+        **EPOCHS,
+        "train.steps": 200,
+        "sasrec.loss": "gbce",
+        "sasrec.calibration": 0.0,
+        "sasrec.negatives": 1,
+        "sasrec.window": 200,
     },
+    "sasrec/tuned": {**EPOCHS, **CAUSAL, "sasrec.schedule": "cosine"},
+    "sasrec-gbce/paper": {
+        **EPOCHS,
+        "train.steps": 200,
+        "sasrec.loss": "gbce",
+        "sasrec.window": 200,
+    },
+    "sasrec-gbce/tuned": {
+        **EPOCHS,
+        **CAUSAL,
+        "sasrec.schedule": "cosine",
+        "sasrec.loss": "gbce",
+    },
+    **{f"{name}/{kind}": COUNTED for name in settings.COUNTING for kind in ("paper", "tuned")},
+    "ease/tuned": {**COUNTED, "ease.regularisation": 1000.0},
+}
+
+# metaCSR's own network and training without the inner loop: what else differs from metaCSR's presets.
+PRETRAIN: dict[str, Any] = {
+    "meta.method": "none",
+    "evaluation.adapt_steps": EPOCHS["evaluation.adapt_steps"],
 }
 
 
@@ -190,10 +221,16 @@ def preset(name: str, model: str = "metacsr") -> Config:
         raise ConfigError(f"unknown preset {name!r}; nearest: {', '.join(near or PRESETS)}")
     log, _, variant = full.partition("/")
     values = PRESETS[full]
-    if model != "metacsr":
+    if model == "pretrain":
+        values = {**values, **PRETRAIN, "train.model": model}
+    elif model != "metacsr":
         if f"{model}/{variant}" not in RIVALS:
-            known = ["metacsr", *dict.fromkeys(rival.partition("/")[0] for rival in RIVALS)]
-            near = difflib.get_close_matches(model, known, 3, 0.4)
+            known = [
+                "metacsr",
+                "pretrain",
+                *dict.fromkeys(rival.partition("/")[0] for rival in RIVALS),
+            ]
+            near = difflib.get_close_matches(model.lower(), known, 3, 0.4)
             raise ConfigError(f"unknown model {model!r}; nearest: {', '.join(near or known)}")
         values = {**LOGS[log], **RIVALS[f"{model}/{variant}"], "train.model": model}
     return settings.renamed(settings.replace(Config(), values), full)

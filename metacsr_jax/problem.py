@@ -46,14 +46,14 @@ def scenario_batches(problem: Problem, scenario: str) -> tuple[Cases, CaseBatch]
         held_out.item_H,
         config.model.max_length,
         support,
-        _training_rows(problem.protocol, held_out.user_N),
+        _training_rows(problem, held_out.user_N),
     )
     return held_out, batch
 
 
-def _training_rows(protocol: Protocol, user_N: np.ndarray) -> np.ndarray:
-    """Each user's row among the regular users, -1 for users that training does not know."""
-    user_R = protocols.training_events(protocol).user_R
+def _training_rows(problem: Problem, user_N: np.ndarray) -> np.ndarray:
+    """Each user's row among those trained on, -1 for users that training does not know."""
+    user_R = protocols.training_events(problem.protocol, problem.model.transductive).user_R
     place_N = np.searchsorted(user_R, user_N)
     known_N = user_R[np.minimum(place_N, user_R.size - 1)] == user_N
     return np.where(known_N, place_N, -1).astype(np.int32)

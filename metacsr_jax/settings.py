@@ -32,10 +32,21 @@ OWN_SECTIONS: dict[str, tuple[str, ...]] = {
     "metacs-dnn": ("metacs",),
     "sml": ("sml",),
     "metacf-ngcf": ("metacf",),
+    "pretrain": ("model", "tasks", "loss", "meta", "optimizer"),
+    "gru4rec": ("gru4rec",),
+    "sasrec": ("sasrec",),
+    "sasrec-gbce": ("sasrec",),
     "random": (),
     "popular": (),
-    "markov": (),
+    "popular-first": (),
+    "repeat": (),
+    "itemknn": ("itemknn",),
+    "ease": ("ease",),
+    "markov": ("markov",),
 }
+TWO_PHASES = ("metacsr", "pretrain", "sml")  # those that `train.pretrain_steps` means something to
+# Models that count or solve in closed form: no steps of training.
+COUNTING = ("random", "popular", "popular-first", "repeat", "itemknn", "ease", "markov")
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
@@ -138,13 +149,13 @@ def check(config: Config) -> None:
             raise ConfigError(f"{name}={value}: expected {low:g}{upper or ' or more'}")
     _check_read(config)
     train, model, meta = config.train, config.model, config.meta
+    own = OWN_SECTIONS[train.model]
     for field in ("pretrain_steps", "steps", "validate_every", "save_every"):
         if getattr(train, field) % train.chunk:
             raise ConfigError(
                 f"train.{field}={getattr(train, field)}: expected a multiple of train.chunk={train.chunk}"
             )
-    if train.pretrain_steps + train.steps == 0 and OWN_SECTIONS[train.model]:
-        raise ConfigError("train.steps=0 and train.pretrain_steps=0: nothing to train")
+    _check_length(config)
     if model.encoder == "transformer" and model.dim % model.heads:
         raise ConfigError(
             f"model.dim={model.dim}: expected a multiple of model.heads={model.heads}"
@@ -153,18 +164,28 @@ def check(config: Config) -> None:
         raise ConfigError(
             "meta.method=none has no inner loop: meta.inner_steps has no meaning, leave it at 1"
         )
-    if config.tasks.min_length > model.max_length:
+    if "sasrec" in own and model.dim % config.sasrec.heads:
         raise ConfigError(
-            f"tasks.min_length={config.tasks.min_length}: expected at most model.max_length={model.max_length}"
+            f"model.dim={model.dim}: expected a multiple of sasrec.heads={config.sasrec.heads}"
         )
+    if train.model == "pretrain" and meta.method != "none":
+        raise ConfigError(
+            f"meta.method={meta.method}: train.model=pretrain is the network without an inner loop, expected none"
+        )
+    for section in {"tasks", "lstm", "csan"} & set(own):
+        shortest = getattr(config, section).min_length
+        if shortest > model.max_length:
+            raise ConfigError(
+                f"{section}.min_length={shortest}: expected at most model.max_length={model.max_length}"
+            )
     sml, rounds = config.sml, (config.sml.periods + 1) // 2 * config.sml.repeats
     if train.model == "sml" and train.steps != rounds:
         raise ConfigError(
             f"train.steps={train.steps}: expected {rounds}, sml.repeats={sml.repeats} for each of the periods "
             f"after the first half of sml.periods={sml.periods}"
         )
-    if "group" in config.evaluation.adapt_per and train.model != "metacsr":
-        raise ConfigError("evaluation.adapt_per=group: only metacsr adapts by group")
+    if "group" in config.evaluation.adapt_per and train.model not in ("metacsr", "pretrain"):
+        raise ConfigError("evaluation.adapt_per=group: only metacsr and pretrain adapt by group")
     if config.protocol.new_min > config.protocol.new_max:
         raise ConfigError("protocol.new_min: expected at most protocol.new_max")
     choices = {"scenarios": ("cold", "warm"), "adapt_per": ("user", "group")}
@@ -175,6 +196,30 @@ def check(config: Config) -> None:
     if min(config.evaluation.adapt_steps, default=-1) < 0:
         raise ConfigError(
             f"evaluation.adapt_steps={config.evaluation.adapt_steps}: expected 0 or more, some"
+        )
+
+
+def _check_length(config: Config) -> None:
+    """Refuses lengths of training that a model has no use for."""
+    train = config.train
+    if train.model in COUNTING:
+        if train.steps or train.pretrain_steps:
+            raise ConfigError(
+                f"train.steps={train.steps}, train.pretrain_steps={train.pretrain_steps}: "
+                f"train.model={train.model} counts, expected 0 of both"
+            )
+    elif train.model in TWO_PHASES:
+        if train.pretrain_steps + train.steps == 0:
+            raise ConfigError("train.steps=0 and train.pretrain_steps=0: nothing to train")
+    elif train.pretrain_steps:
+        raise ConfigError(
+            f"train.pretrain_steps={train.pretrain_steps}: train.model={train.model} has no pre-training, expected 0"
+        )
+    elif not train.steps:
+        raise ConfigError("train.steps=0: nothing to train")
+    if train.model == "sml" and train.patience:
+        raise ConfigError(
+            f"train.patience={train.patience}: train.model=sml goes through all of its periods, expected 0"
         )
 
 
@@ -234,6 +279,7 @@ _RANGES = (
     ("bpr.rate", 1e-12, _INF),
     ("bpr.batch", 1, _INF),
     ("bpr.regularisation", 0, _INF),
+    ("bpr.init_scale", 1e-12, _INF),
     ("bpr.adapt_rate", 0, _INF),
     ("bpr.adapt_negatives", 1, _INF),
     *(
@@ -250,6 +296,31 @@ _RANGES = (
             ("adapt_rate", 0, _INF),
         )
     ),
+    *(
+        (f"{section}.{name}", low, high)
+        for section in ("gru4rec", "sasrec")
+        for name, low, high in (
+            ("rate", 1e-12, _INF),
+            ("batch", 1, _INF),
+            ("window", 1, _INF),
+            ("early", 0, 1),
+            ("negatives", 1, _INF),
+            ("calibration", 0, 1),
+            ("dropout", 0, 0.99),
+            ("weight_decay", 0, _INF),
+            ("clip", 1e-12, _INF),
+            ("adapt_rate", 0, _INF),
+        )
+    ),
+    ("sasrec.layers", 1, _INF),
+    ("sasrec.heads", 1, _INF),
+    ("markov.lags", 1, _INF),
+    ("markov.shrink", 0, _INF),
+    ("markov.decay", 0, 1),
+    ("itemknn.neighbours", 0, _INF),
+    ("itemknn.shrink", 0, _INF),
+    ("ease.regularisation", 1e-6, _INF),
+    ("ease.items", 1, 50_000),  # a dense inverse: 60 GB and hours
     *(
         (f"{section}.{name}", low, _INF)
         for section in ("melu", "metacs")
@@ -285,6 +356,7 @@ _RANGES = (
     ("metacf.negatives", 1, _INF),
     ("metacf.inner_steps", 0, _INF),
     ("metacf.inner_rate", 1e-12, _INF),
+    ("metacf.rates_rate", 0, _INF),
     ("metacf.potential", -1, _INF),
     ("metacf.potential_weight", 0, 1),
     ("metacf.outer_rate", 1e-12, _INF),

@@ -121,17 +121,18 @@ def prepare_protocol(
 
 def initial_state(problem: Problem) -> TrainState:
     """The state before the first step, from the training seed; traceable."""
-    return problem.model.init(_seed_keys(problem.config)[0])
+    return problem.model.init(seed_keys(problem.config)[0])
 
 
-def _seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
+def seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
+    """Keys of the start and of the steps, from the training seed."""
     init_key, step_key = jax.random.split(jax.random.key(config.train.seed))
     return init_key, step_key
 
 
 def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
     config, train, model = problem.config, problem.config.train, problem.model
-    seed_key = _seed_keys(config)[1]
+    seed_key = seed_keys(config)[1]
     validate = make_validation(problem)
     state, progress = _start(problem, path, checkpoints, say)
     total = model.total
@@ -149,7 +150,7 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
                 phase = model.phase_of(step + 1)
                 state, reports = phase.chunk(state, model.data, seed_key)
                 reports = jax.device_get(reports)
-                _refuse_non_finite(reports, step)
+                refuse_non_finite(reports, step)
                 step += train.chunk
                 seconds = time.monotonic() - started
                 progress = progress._replace(seconds=progress.seconds + seconds)
@@ -209,14 +210,15 @@ def _judge(progress: Progress, step: int, validation: Validation) -> Progress:
     return progress._replace(stale=progress.stale + 1)
 
 
-def _refuse_non_finite(reports: StepReport, first_step: int) -> None:
+def refuse_non_finite(reports: StepReport, first_step: int) -> None:
+    """Raises NonFiniteError where a loss or gradient of the steps after `first_step` is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(reports.loss) | ~np.isfinite(reports.gradient_norm))
     if bad.size:
         at = int(bad[0])
         raise NonFiniteError(
             f"step {first_step + at + 1}: loss {reports.loss[at]}, gradient norm {reports.gradient_norm[at]}, "
             f"parameter norm {reports.parameter_norm[at]}. The last checkpoint is from before; "
-            "lower optimizer.rate or meta.inner_rate, or set optimizer.clip."
+            "lower the learning rates of the model's own settings, or clip its gradients where it can."
         )
 
 

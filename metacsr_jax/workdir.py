@@ -43,6 +43,9 @@ def open_workdir(path: str | os.PathLike, config: Config) -> Path:
             workdir / "checkpoints"
         ).exists()
         if different and begun:
+            different.sort(
+                key=lambda text: not text.startswith("train.model:")
+            )  # it explains the others
             shown = "; ".join(different[:5])
             raise WorkdirError(
                 f"{workdir}: belongs to another configuration (there, here): {shown}. "

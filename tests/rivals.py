@@ -10,6 +10,7 @@ from tiny import trained_once
 
 from metacsr_jax import presets, settings
 from metacsr_jax.config import Config
+from metacsr_jax.settings import COUNTING
 
 # Nothing is planted: no order, no taste. What beats popularity here has seen what it should not.
 LOG = {
@@ -52,13 +53,16 @@ SMALL: dict[str, dict[str, Any]] = {
         "metacf.layers": 2,
         "metacf.inner_steps": 1,
     },
-    "random": {"train.steps": 0},
-    "popular": {"train.steps": 0},
-    "markov": {"train.steps": 0},
+    "pretrain": {"train.pretrain_steps": 60, "train.steps": 20, "tasks.pretrain_batch": 128}
+    | {"model.attention_dim": 0, "model.compress": 0, "model.hidden": 16, "tasks.tasks": 8},
+    "gru4rec": {"train.steps": 10, "gru4rec.rate": 0.01, "gru4rec.batch": 32, "gru4rec.window": 10},
+    "sasrec": {"train.steps": 10, "sasrec.rate": 0.01, "sasrec.batch": 32, "sasrec.window": 10},
+    "sasrec-gbce": {"train.steps": 10, "sasrec.rate": 0.01, "sasrec.batch": 32}
+    | {"sasrec.window": 10, "sasrec.negatives": 16},
+    **{name: {"train.steps": 0} for name in COUNTING},
 }
-COUNTING = ("random", "popular", "markov")
 ADAPTING = tuple(name for name in SMALL if name not in COUNTING)
-QUICK = ("bpr", "metacs-l", *COUNTING)
+QUICK = ("bpr", "metacs-l", "gru4rec", *COUNTING)
 
 
 def kinds(names):

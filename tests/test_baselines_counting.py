@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from metacsr_jax.baselines import BASELINES
 from metacsr_jax.cases import case_batch
-from metacsr_jax.config import ProtocolConfig
+from metacsr_jax.config import Config, EASEConfig, MarkovConfig, ProtocolConfig
 from metacsr_jax.protocol import NEW, REGULAR, VALIDATION, Protocol
+
+DEFAULT = Config()
 
 
 def make_protocol(
@@ -48,8 +50,14 @@ def make_batch(histories: list[list[int]], max_length: int = 10):
     )
 
 
-def fit_and_score(name: str, protocol: Protocol, histories: list[list[int]], max_length: int = 10):
-    model = BASELINES[name]
+def fit_and_score(
+    name: str,
+    protocol: Protocol,
+    histories: list[list[int]],
+    max_length: int = 10,
+    config: Config = DEFAULT,
+):
+    model = BASELINES[name](config)
     return model.score(model.fit(protocol, None), make_batch(histories, max_length), 0)
 
 
@@ -64,6 +72,35 @@ def test_popular_counts_training_events_of_regular_users_only():
     )
     score_BI = fit_and_score("popular", protocol, [[4], []])
     np.testing.assert_array_equal(score_BI, [[3, 2, 0, 0, 0]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("keep_new", "count_I"),
+    [(1, [1, 0, 1, 0, 1]), (2, [1, 1, 2, 0, 1]), (3, [1, 1, 4, 0, 1]), (10, [1, 1, 4, 1, 1])],
+)
+def test_popular_first_counts_what_is_kept_of_a_new_user(keep_new, count_I):
+    # Training events: 0 1 2 3, of the next user 4 alone, and 2 2 2.
+    histories = [[3, 3, 3], [0, 1, 2, 3, 3], [4, 0], [3, 3, 3], [2, 2, 2, 1]]
+    protocol = make_protocol(histories, 5, [NEW, REGULAR, REGULAR, VALIDATION, REGULAR])
+    config = Config(protocol=ProtocolConfig(keep_new=keep_new))
+    score_BI = fit_and_score("popular-first", protocol, [[4], []], config=config)
+    np.testing.assert_array_equal(score_BI, [count_I] * 2)
+
+
+def test_repeat_puts_the_latest_first_and_the_most_popular_after_the_context():
+    protocol = make_protocol([[0, 0, 0, 1, 1, 2, 4], [0, 4, 3]], 6)
+    popular_I = np.array([4, 2, 1, 0, 1, 0]) / (4 + 1)
+    served = [[2, 5, 2], [3, 1], [5, 3, 2, 1], [0, 5, 3, 2, 1], [0], []]
+    # The position in a context of four, from 1 on.
+    latest = [{2: 4, 5: 3}, {1: 4, 3: 3}, *[{1: 4, 2: 3, 3: 2, 5: 1}] * 2, {0: 4}, {}]
+    order = [[2, 5, 0, 1, 4, 3], [1, 3, 0, 2, 4, 5], *[[1, 2, 3, 5, 0, 4]] * 2]
+    order += [[0, 1, 2, 4, 3, 5]] * 2
+    score_BI = fit_and_score("repeat", protocol, served, max_length=4)
+    expected_BI = np.tile(popular_I, (len(served), 1))
+    for expected_I, score in zip(expected_BI, latest, strict=True):
+        expected_I[list(score)] = list(score.values())
+    np.testing.assert_allclose(score_BI, expected_BI, rtol=1e-6)
+    np.testing.assert_array_equal(np.argsort(-score_BI, axis=1, kind="stable"), order)
 
 
 def test_markov_is_what_the_definition_says():
@@ -97,26 +134,39 @@ def test_markov_without_any_pair_scores_zero():
 events = st.lists(st.integers(0, 6), min_size=2, max_size=12)
 
 
+some_markov = st.builds(
+    MarkovConfig,
+    lags=st.integers(1, 12),
+    shrink=st.sampled_from([0.0, 0.5, 10.0, 100.0]),
+    decay=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+)
+
+
+@pytest.mark.parametrize("setting", [st.just(MarkovConfig(5, 10.0, 0.8)), some_markov])
 @settings(max_examples=60, deadline=None)
 @given(
     regular=st.lists(events, min_size=1, max_size=6),
     served=st.lists(st.lists(st.integers(0, 6), max_size=9), min_size=1, max_size=4),
     max_length=st.integers(1, 12),
+    data=st.data(),
 )
-def test_markov_equals_a_dense_recomputation(regular, served, max_length):
+def test_markov_equals_a_dense_recomputation(setting, regular, served, max_length, data):
+    own = data.draw(setting)
     count_II, popularity_I = np.zeros((7, 7)), np.zeros(7)
     for history in regular:
         training = history[:-1]
         for place, item in enumerate(training):
             popularity_I[item] += 1
-            for lag in range(1, min(5, place) + 1):
+            for lag in range(1, min(own.lags, place) + 1):
                 count_II[training[place - lag], item] += 1 / lag
-    weight_II = count_II / (np.sqrt(np.outer(popularity_I, popularity_I)) + 10)
+    root_II = np.sqrt(np.outer(popularity_I, popularity_I))
+    weight_II = np.where(count_II > 0, count_II / np.maximum(root_II + own.shrink, 1e-9), 0)
     expected_BI = np.zeros((len(served), 7))
     for user, history in enumerate(served):
         for back, item in enumerate(reversed(history[-max_length:])):
-            expected_BI[user] += 0.8**back * weight_II[item]
-    score_BI = fit_and_score("markov", make_protocol(regular, 7), served, max_length)
+            expected_BI[user] += own.decay**back * weight_II[item]
+    protocol, config = make_protocol(regular, 7), Config(markov=own)
+    score_BI = fit_and_score("markov", protocol, served, max_length, config)
     np.testing.assert_allclose(score_BI, expected_BI, rtol=1e-6, atol=1e-9)
 
 
@@ -135,7 +185,7 @@ def test_held_out_events_change_nothing(name):
 def test_scores_are_float32_and_do_not_depend_on_the_batch_or_the_steps(name):
     protocol = make_protocol([[0, 1, 2, 3, 1, 4], [2, 3, 4, 0, 2]], 6)
     served = [[0, 1, 2], [3], [], [4, 4, 1, 0]]
-    model = BASELINES[name]
+    model = BASELINES[name](DEFAULT)
     state = model.fit(protocol, None)
     together_BI = np.asarray(model.score(state, make_batch(served), 0))
     assert together_BI.dtype == np.float32
@@ -168,14 +218,32 @@ def test_random_ranks_by_chance():
     assert abs(np.corrcoef(score_BI[:, :-1].ravel(), score_BI[:, 1:].ravel())[0, 1]) < 0.02
 
 
-def test_markov_never_holds_a_square_of_the_catalogue():
+@pytest.mark.parametrize("name", BASELINES)
+def test_an_empty_context_is_no_context_of_the_item_that_pads_it(name):
+    protocol = make_protocol([[0, 1, 2, 3], [3, 0, 4], [0, 3, 1, 2]], 6)
+    popular_I = np.array([3, 2, 1, 2, 0, 0])
+    score_BI = fit_and_score(name, protocol, [[], [0], []])
+    np.testing.assert_array_equal(score_BI[0], score_BI[2])
+    if name == "random":
+        assert np.unique(score_BI[0]).size == 6
+    elif name == "repeat":
+        np.testing.assert_allclose(score_BI[0], popular_I / (3 + 1), rtol=1e-6)
+    elif name in ("popular", "popular-first"):
+        np.testing.assert_array_equal(score_BI[0], popular_I)
+    else:
+        assert score_BI[1].any()
+        np.testing.assert_array_equal(score_BI[0], np.zeros(6))
+
+
+@pytest.mark.parametrize("name", ["markov", "itemknn", "ease"])
+def test_no_model_of_pairs_holds_a_square_of_the_catalogue(name):
     items, rng = 50_000, np.random.default_rng(0)
     protocol = make_protocol(rng.integers(items, size=(400, 50)).tolist(), items)
-    model = BASELINES["markov"]
+    model = BASELINES[name](Config(ease=EASEConfig(items=500)))
     tracemalloc.start()
     state = model.fit(protocol, None)
     score_BI = model.score(state, make_batch(rng.integers(items, size=(16, 10)).tolist()), 0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert score_BI.shape == (16, items)
-    assert peak < 64 * 2**20  # the square would take 10 GB
+    assert peak < 128 * 2**20  # the square would take 10 GB

@@ -18,7 +18,7 @@ from metacsr_jax.config import BPRConfig
 from metacsr_jax.data.interactions import Interactions
 from metacsr_jax.evaluate import rank_scenario
 from metacsr_jax.evaluation.metrics import METRICS, per_case
-from metacsr_jax.problem import Problem
+from metacsr_jax.problem import Problem, scenario_batches
 from metacsr_jax.protocol import build_protocol, training_events
 
 USERS, ITEMS, DIM = 4, 6, 3
@@ -147,3 +147,25 @@ def test_who_starts_where():
         for row, p_D in enumerate((mean_D, drawn["user"][2])):
             wanted_I = drawn["item"] @ p_D + drawn["bias"]
             np.testing.assert_allclose(score_BI[row], wanted_I, rtol=1e-5, atol=1e-5)
+
+
+def test_the_transductive_variant_knows_new_users_contexts_and_no_target():
+    protocol = clustered()
+    config = rival_config("bpr", {"model.dim": 8, "bpr.transductive": True})
+    model = bpr(protocol, config)
+    problem = Problem(config, protocol, model)
+    assert model.name == "bpr-transductive", "never taken for the other protocol's"
+    start_R, count_R = np.asarray(model.data.start_R), np.asarray(model.data.count_R)
+    item_F = np.asarray(model.data.item_F)
+    for scenario in ("cold", "validation", "warm"):
+        cases, batch = scenario_batches(problem, scenario)
+        contexts = np.split(cases.item_H, cases.offset_N1[1:-1])
+        for row, context_H in zip(batch.user_B, contexts, strict=True):
+            rows_events = item_F[start_R[row] : start_R[row] + count_R[row]]
+            np.testing.assert_array_equal(rows_events, context_H)
+    alone = bpr(protocol, rival_config("bpr", {"model.dim": 8}))
+    assert (alone.name, alone.data.count_R.size) == ("bpr", training_events(protocol).user_R.size)
+    new_users = sum(
+        scenario_batches(problem, name)[1].user_B.size for name in ("cold", "validation")
+    )
+    assert count_R.size == alone.data.count_R.size + new_users

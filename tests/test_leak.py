@@ -35,10 +35,11 @@ def advantage(workdir, scenario: str, steps: int):
     """AUC over most-popular's on the same cases: mean, low and high of the paired 95 % interval."""
     served = load_trained(workdir)
     problem = served.problem
-    counts = BASELINES["popular"].fit(problem.protocol, None)
+    model = BASELINES["popular"](problem.config)
+    counts = model.fit(problem.protocol, None)
 
     def of_popular(batch, adapt_steps):
-        return BASELINES["popular"].score(counts, batch, adapt_steps)
+        return model.score(counts, batch, adapt_steps)
 
     own, popular = (
         rank_scenario(problem, score, scenario, steps)["sampled-30"]

@@ -43,6 +43,39 @@ def test_bce_has_label_one_for_the_positive_only():
     assert result.terms == 4
 
 
+def test_gbce_raises_the_probability_of_the_positive_to_beta():
+    """With a = 3 / 9 and t = 3/4, beta = a (t (1 - 1/a) + 1/a) = 1/2; with t = 1, beta = a."""
+    for calibration, beta in ((0.75, 1 / 2), (1.0, 1 / 3)):
+        result = losses.gbce(POSITIVE_B, NEGATIVE_BN, 10, calibration)
+        first = log(sigmoid(2.0) ** beta) + log(1 - sigmoid(0.0))
+        first += log(1 - sigmoid(3.0)) + log(1 - sigmoid(-1.0))
+        second = log(sigmoid(-1.0) ** beta) + 2 * log(1 - sigmoid(0.5)) + log(1 - sigmoid(-1.0))
+        np.testing.assert_allclose(result.mean_B, [-first / 4, -second / 4], rtol=1e-6)
+        assert result.terms == 4
+
+
+@pytest.mark.parametrize(("items", "calibration"), [(10, 0.0), (4, 0.0), (4, 0.75), (4, 1.0)])
+def test_gbce_uncalibrated_or_against_every_item_is_bce(items, calibration):
+    """Of four items, three negatives are all there are."""
+    result = losses.gbce(POSITIVE_B, NEGATIVE_BN, items, calibration)
+    plain = losses.bce(POSITIVE_B, NEGATIVE_BN)
+    np.testing.assert_allclose(result.mean_B, plain.mean_B, rtol=1e-7)
+    assert result.terms == plain.terms
+
+
+def test_gbce_is_finite_at_large_logits():
+    """Its gradients are the labels' errors, the positive's beta times."""
+    logit_BN = jnp.array([[80.0, -80.0, 80.0, 0.0], [-80.0, 80.0, -80.0, -80.0]])
+
+    def total(logit_BN):
+        return jnp.sum(losses.gbce(logit_BN[:, 0], logit_BN[:, 1:], 10, 0.75).mean_B)
+
+    value, gradient_BN = jax.value_and_grad(total)(logit_BN)
+    np.testing.assert_allclose(value, (80 + log(2) + 80 / 2 + 80) / 4, rtol=1e-6)
+    wanted_BN = np.array([[0, 0, 1, 0.5], [-0.5, 1, 0, 0]]) / 4
+    np.testing.assert_allclose(gradient_BN, wanted_BN, atol=1e-7)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
 def test_softmax_over_the_catalogue_with_label_smoothing(smoothing):
     logit_BI = jnp.array([[1.0, 0.0, -2.0], [0.0, 0.0, 4.0]])

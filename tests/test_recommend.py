@@ -101,7 +101,7 @@ def test_only_candidates_are_ranked(tuned, item_ids):
 
 def test_an_empty_history_gets_the_popularity_order(served):
     problem = served._trained.problem
-    count_I = BASELINES["popular"].fit(problem.protocol, None).count_I
+    count_I = BASELINES["popular"](problem.config).fit(problem.protocol, None)
     items, scores = served.recommend([[], [1]], k=20)
     place_K = np.searchsorted(served._item_ids, items[0])
     np.testing.assert_allclose(scores[0], np.log1p(count_I[place_K]), rtol=1e-6)

@@ -1,11 +1,13 @@
 """BPR: matrix factorisation trained on triples (Rendle, Freudenthaler, Gantner, Schmidt-Thieme, UAI 2009).
 
 Score s(u, i) = b_i + p_u . q_i; loss of a triple (u, i, j), with (u, i) uniform over the training events and j uniform outside the
-user's history: -log sigmoid(s(u, i) - s(u, j)) + lambda (|p_u|^2 + |q_i|^2 + |q_j|^2). Adam instead of plain SGD.
+user's history: -log sigmoid(s(u, i) - s(u, j)) + lambda (|p_u|^2 + |q_i|^2 + |q_j|^2). Adam instead of plain SGD, and an
+item bias (`bpr.item_bias`).
 
 Reading: a new user's p starts at the regular users' mean (or 0) and takes S gradient steps of the same loss on the support, with fresh
-negatives in each, items frozen; a regular user starts from the trained p. The paper trains on every user and knows no new ones. Training on
-the support of the users to be served (the transductive variant) is another, easier protocol, and not offered.
+negatives in each, items frozen; a regular user starts from the trained p. The paper trains on every user and knows no new ones: that is
+`bpr.transductive`, in which the contexts of validation and new users are trained on too, their held-out events left out. It is another,
+easier protocol than everybody else's, and reports call it "bpr-transductive".
 
 Dimension key: R regular users, I items, D = dim, B users of a batch, L support events, N negatives.
 """
@@ -89,7 +91,7 @@ def fold_in(
 def bpr(protocol: Protocol, config: Config) -> Model:
     """BPR on a protocol."""
     own, items = config.bpr, protocol.num_items
-    histories = device_histories(protocol)
+    histories = device_histories(protocol, own.transductive)
     users = histories.count_R.shape[0]
     optimizer = optax.adam(own.rate)
 
@@ -130,4 +132,6 @@ def bpr(protocol: Protocol, config: Config) -> Model:
             )
         return p_BD @ params["item"].T + own.item_bias * params["bias"][None]
 
-    return Model("bpr", "epoch", True, histories, initial, (phase,), scored_by(score), 1)
+    name = "bpr-transductive" if own.transductive else "bpr"
+    model = Model(name, "epoch", True, histories, initial, (phase,), scored_by(score), 1)
+    return model._replace(transductive=own.transductive)

@@ -12,8 +12,10 @@ from metacsr_jax.protocol import Protocol
 from metacsr_jax.step import TrainState
 
 
-def counting(name: str, baseline: Baseline) -> Callable[[Protocol, Config], Model]:
-    """Turns `baseline` into what the table of models holds.
+def counting(
+    name: str, make_baseline: Callable[[Config], Baseline]
+) -> Callable[[Protocol, Config], Model]:
+    """Turns what `make_baseline` makes into what the table of models holds.
 
     Its counts are made anew wherever it is served: they follow from the protocol in seconds.
     """
@@ -22,6 +24,8 @@ def counting(name: str, baseline: Baseline) -> Callable[[Protocol, Config], Mode
         def init(key):
             del key
             return TrainState((), (), jnp.zeros((), jnp.int32))
+
+        baseline = make_baseline(config)
 
         def bind(params, adapt_per="user"):
             del params, adapt_per

@@ -7,7 +7,8 @@ softmax over m for each feature, h_n = sum_m att(m, n) * x_m; [h_fw, h_bw] -> de
 Reading, with ids only: the other modalities of the original (text, pictures, kinds of behaviour) are left out, an item is its
 embedding; each direction has weights of its own; f is `csan.activation`; pooling is the feature-wise softmax over positions of
 Shen et al. (2018), on which the block is built, with f in it. A position with nothing to attend to gets zeros, so that one event alone says
-nothing of itself (eq. 5 of metaCSR, which simplifies this block, has the same case). Trained as the LSTM is.
+nothing of itself (eq. 5 of metaCSR, which simplifies this block, has the same case). Trained and
+fine-tuned as the LSTM is.
 Public code gives no sizes: one block, width D.
 
 Dimension key: L positions (m: attended, n: attending), D = dim, I items.

@@ -2,6 +2,7 @@
 
 MeLU and MetaCS differ in the predictor and in what of it adapts; drawing tasks, the loss, the outer step (second order unless
 `first_order`) and serving are here. The support is a set: its negatives are drawn once and stay the same in all inner steps.
+Served users adapt to the latest `model.max_length` events of their history. In logs with repeats an item may be in support and query.
 
 Dimension key: U tasks (users), K positives, N negatives each, D = dim, I items, B served users, L context.
 """

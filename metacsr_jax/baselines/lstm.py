@@ -4,7 +4,8 @@ i, f, o = sigmoid(x W + h U + b), g = tanh(x W + h U + b); c' = f c + i g; h' = 
 Score h . q_i with the input's item vectors (`lstm.tied`) or with another table.
 
 Reading: windows of 2 to T events, the next event is the target; `paper` has BPR against one negative, `tuned` softmax over the catalogue.
-The state stays at zero over the padding, so h is taken after the last real event. A new user's context is read, and may be fine-tuned on.
+The state stays at zero over the padding, so h is taken after the last real event. A new user's context is read, and may be
+fine-tuned on, item vectors as they are.
 
 Dimension key: L positions, D = dim, I items.
 """

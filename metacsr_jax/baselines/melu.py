@@ -7,7 +7,8 @@ task is presented with that row in `melu.id_dropout` of the draws and with a row
 Personal is then what the decision layers learn from the support, which is MeLU's claim. `user_vector=support` takes the mean of the
 support's item embeddings instead: stronger, and no longer MeLU. Labels are 1 for the user's items, 0 for sampled ones, binary
 cross-entropy. The original regresses ratings, and its published code cuts the graph of the inner step; this is second order, as
-printed. Support and query are drawn without order, as there. Support sets have at most as many items as a new user brings.
+printed. Support and query are drawn without order, as there. Support sets have at most as many items as a new user brings;
+regular users are served with their latest `model.max_length` events. The original trains on users with 13 to 100 ratings, this on all.
 
 Dimension key: D = dim, H = hidden, R regular users, I items, K support items.
 """

@@ -5,6 +5,7 @@ Reading, with ids only: an item is its embedding e_i, shared by all tasks and mo
 adapts (w, b), so that w is a meta-learned start of a user's vector; MetaCS-DNN is a perceptron D -> 128 -> 64 -> 1 with ReLU and adapts
 all of it. Labels are 1 for the user's items and 0 for sampled ones, binary cross-entropy (`metacs.loss`). The original rates with
 side information; it has no public code. Nothing of a user is known but the support: at 0 steps everybody gets the same order.
+Served are the latest `model.max_length` events of a user, also where training had smaller supports (`metacs.support`).
 
 Dimension key: D = dim, I items.
 """

@@ -1,11 +1,11 @@
-"""Most popular items first: the same order for everybody.
+"""The same order for everybody: the most popular items, or those with which users begin.
 
-Dimension key: B users of a batch, I items of the catalogue.
+Dimension key: R regular users, F training events, B users of a batch, I items of the catalogue.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,46 +13,43 @@ from metacsr_jax.baselines.interface import Baseline
 from metacsr_jax.protocol import training_events
 
 if TYPE_CHECKING:
-    import jax
-
     from metacsr_jax.cases import CaseBatch
+    from metacsr_jax.config import Config
     from metacsr_jax.protocol import Protocol
 
 
-class PopularState(NamedTuple):
-    """count_I: float32 [I], training events of each item."""
-
-    count_I: np.ndarray
-
-
-def fit(protocol: Protocol, key: jax.Array | None = None) -> PopularState:
-    """Counts the training events of each item.
+def popularity(protocol: Protocol, first: int | None = None) -> np.ndarray:
+    """Training events of each item, float32 [I].
 
     Args:
       protocol: its regular users' events without the last are counted.
-      key: unused, counting is deterministic.
-
-    Returns:
-      Counts, 0 for items without a training event.
+      first: only these many earliest events of each user; None: all.
     """
-    del key
-    item_F = training_events(protocol).item_F
-    return PopularState(np.bincount(item_F, minlength=len(protocol.item_ids)).astype(np.float32))
+    training = training_events(protocol)
+    place_F = np.arange(training.item_F.size) - np.repeat(
+        training.offset_R1[:-1], np.diff(training.offset_R1)
+    )
+    item_F = training.item_F if first is None else training.item_F[place_F < first]
+    return np.bincount(item_F, minlength=protocol.num_items).astype(np.float32)
 
 
-def score(state: PopularState, batch: CaseBatch, adapt_steps: int = 0) -> np.ndarray:
-    """Gives every user the counts.
-
-    Args:
-      state: from `fit`.
-      batch: only its size is read.
-      adapt_steps: unused, nothing adapts.
-
-    Returns:
-      float32 [B, I].
-    """
-    del adapt_steps
-    return np.tile(state.count_I, (len(batch.length_B), 1))
+def same_for_all(count_I: np.ndarray, batch: CaseBatch) -> np.ndarray:
+    """The counts for every user of a batch, float32 [B, I]."""
+    return np.tile(count_I, (len(batch.length_B), 1))
 
 
-popular = Baseline(fit, score)
+def popular(config: Config) -> Baseline:
+    """MostPop: items by their training events."""
+    del config
+    return Baseline(
+        lambda protocol, key: popularity(protocol),
+        lambda state, batch, adapt_steps: same_for_all(state, batch),
+    )
+
+
+def popular_first(config: Config) -> Baseline:
+    """MostPop over each user's first events, as many as are kept of a new user: what newcomers do."""
+    return Baseline(
+        lambda protocol, key: popularity(protocol, config.protocol.keep_new),
+        lambda state, batch, adapt_steps: same_for_all(state, batch),
+    )

@@ -5,53 +5,29 @@ Dimension key: B users of a batch, I items of the catalogue.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metacsr_jax.baselines.interface import Baseline
 
 if TYPE_CHECKING:
-    import jax
-
     from metacsr_jax.cases import CaseBatch
-    from metacsr_jax.protocol import Protocol
+    from metacsr_jax.config import Config
 
 
-class RandomState(NamedTuple):
-    """items: size of the catalogue."""
-
-    items: int
-
-
-def fit(protocol: Protocol, key: jax.Array | None = None) -> RandomState:
-    """Learns the size of the catalogue.
-
-    Args:
-      protocol: only its catalogue is read.
-      key: unused, chance comes from the cases' own seeds.
-
-    Returns:
-      The size.
-    """
-    del key
-    return RandomState(len(protocol.item_ids))
-
-
-def score(state: RandomState, batch: CaseBatch, adapt_steps: int = 0) -> np.ndarray:
+def score(items: int, batch: CaseBatch) -> np.ndarray:
     """Hashes the case's seed with the item: in a batch of any size a case has the same scores.
 
     Args:
-      state: from `fit`.
+      items: size of the catalogue.
       batch: `seed_B` is read.
-      adapt_steps: unused, nothing adapts.
 
     Returns:
       float32 [B, I], uniform in [0, 1).
     """
-    del adapt_steps
     seed_B = _mix(np.asarray(batch.seed_B).astype(np.uint32))
-    hash_BI = _mix(seed_B[:, None] + _mix(np.arange(state.items, dtype=np.uint32)))
+    hash_BI = _mix(seed_B[:, None] + _mix(np.arange(items, dtype=np.uint32)))
     return (hash_BI >> np.uint32(8)).astype(np.float32) / np.float32(2**24)
 
 
@@ -62,4 +38,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint32(16))
 
 
-random = Baseline(fit, score)
+def random(config: Config) -> Baseline:
+    """The model; chance comes from the cases' own seeds."""
+    del config
+    return Baseline(
+        lambda protocol, key: protocol.num_items,
+        lambda state, batch, adapt_steps: score(state, batch),
+    )

@@ -19,7 +19,7 @@ from metacsr_jax.baselines.training import (
     start_state,
     updates_per_epoch,
 )
-from metacsr_jax.config import Config, SequenceConfig, TaskConfig
+from metacsr_jax.config import CausalConfig, Config, SequenceConfig, TaskConfig
 from metacsr_jax.meta import adapt
 from metacsr_jax.model import Model
 from metacsr_jax.negatives import draw_negatives
@@ -28,6 +28,7 @@ from metacsr_jax.tasks import draw_samples
 
 # {"items": tables over the catalogue, "network": the rest, which fine-tuning moves}
 Params = dict[str, Any]
+LossSettings = SequenceConfig | CausalConfig
 
 
 class Encoder(NamedTuple):
@@ -47,7 +48,7 @@ class Encoder(NamedTuple):
 
 def window_loss(
     encoder: Encoder,
-    kind: str,
+    own: LossSettings,
     params: Params,
     context_BL: jax.Array,
     length_B: jax.Array,
@@ -56,16 +57,16 @@ def window_loss(
     real_B: jax.Array,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Mean loss over the windows that are real: "bpr" against negatives or "softmax" over the catalogue.
+    """Mean loss over the windows that are real: "bpr" or "gbce" against negatives, or "softmax" over the catalogue.
 
     Args:
         encoder: the model.
-        kind: the loss.
+        own: names the loss.
         params: of the model.
         context_BL: left-padded windows.
         length_B: their lengths.
         target_B: the next items.
-        negative_BN: for "bpr".
+        negative_BN: for "bpr" and "gbce".
         real_B: windows that count.
         key: consumed for dropout; None: no dropout.
     """
@@ -75,22 +76,27 @@ def window_loss(
         keys = jax.random.split(key, context_BL.shape[0])
         s_BD = jax.vmap(encoder.encode, (None, 0, 0, 0))(params, context_BL, length_B, keys)
     table_ID = encoder.table(params)
-    if kind == "softmax":
-        each = losses.softmax(s_BD @ table_ID.T, target_B, 0.0)
-    else:
-        positive_B = jnp.sum(s_BD * table_ID[target_B], axis=-1)
-        each = losses.bpr(positive_B, jnp.einsum("bd,bnd->bn", s_BD, table_ID[negative_BN]))
+    if own.loss == "softmax":
+        return losses.reduce(losses.softmax(s_BD @ table_ID.T, target_B, 0.0), real_B, "mean")
+    positive_B = jnp.sum(s_BD * table_ID[target_B], axis=-1)
+    negative_score_BN = jnp.einsum("bd,bnd->bn", s_BD, table_ID[negative_BN])
+    each = paired_loss(own, positive_B, negative_score_BN, table_ID.shape[0])
     return losses.reduce(each, real_B, "mean")
+
+
+def paired_loss(
+    own: LossSettings, positive_B: jax.Array, negative_BN: jax.Array, items: int
+) -> losses.SampleLosses:
+    """The loss of positives against negatives that the settings name."""
+    if isinstance(own, CausalConfig) and own.loss == "gbce":
+        return losses.gbce(positive_B, negative_BN, items, own.calibration)
+    return losses.bpr(positive_B, negative_BN)
 
 
 def sequence(
     name: str, encoder: Encoder, own: SequenceConfig, protocol: Protocol, config: Config
 ) -> Model:
-    """A sequence model on a protocol.
-
-    New users need no adaptation: their context is read. S steps of fine-tuning on the prefixes of the support, with fresh negatives
-    in each, move the network and leave the item vectors as they are.
-    """
+    """A model trained on windows and the event that follows each, on a protocol."""
     items, histories = protocol.num_items, device_histories(protocol)
     length = config.model.max_length
     optimizer = optax.chain(
@@ -99,21 +105,20 @@ def sequence(
     )
     draws = TaskConfig(min_length=own.min_length, user_weight="events")
 
-    def negatives_of(key, known, row_B):
-        if own.loss == "softmax":
-            return None
-        return draw_negatives(key, known, row_B, items, own.negatives)
-
     def initial(key):
         return start_state(encoder.init(key, items), optimizer)
 
     def loss(params, histories, key):
         window_key, negative_key, dropout_key = jax.random.split(key, 3)
         window, user_B = draw_samples(window_key, histories, draws, length, own.batch)
-        negative_BN = negatives_of(negative_key, histories.known, user_B)
+        negative_BN = None
+        if own.loss != "softmax":
+            negative_BN = draw_negatives(
+                negative_key, histories.known, user_B, items, own.negatives
+            )
         return window_loss(
             encoder,
-            own.loss,
+            own,
             params,
             window.context_KL,
             window.length_K,
@@ -133,11 +138,30 @@ def sequence(
         per_update=own.batch,
     )
 
+    score = make_score(encoder, own, items, config.protocol.seed)
+    return Model(name, "epoch", True, histories, initial, (phase,), scored_by(score))
+
+
+def make_score(
+    encoder: Encoder, own: LossSettings, items: int, seed: int
+) -> Callable[[Params, Any, int], jax.Array]:
+    """Builds (params, batch, adapt_steps) -> logits [B, I].
+
+    New users need no adaptation: their context is read. S steps of fine-tuning on the prefixes of the support, with fresh negatives
+    in each, move the network and leave the item vectors as they are.
+
+    Args:
+        encoder: the model.
+        own: its loss, number of negatives and rate of fine-tuning.
+        items: I.
+        seed: `protocol.seed`, of the negatives.
+    """
+
     def fine_tuned(params, context_KL, length_K, target_K, real_K, negative_SKN, steps):
         def inner_loss(network, negative_KN=None):
             return window_loss(
                 encoder,
-                own.loss,
+                own,
                 {**params, "network": network},
                 context_KL,
                 length_K,
@@ -160,9 +184,7 @@ def sequence(
         negative_BSKN = None
         if own.loss != "softmax":
             shape = (steps, batch.support_target_BK.shape[1], own.negatives)
-            negative_BSM = served_negatives(
-                batch, config.protocol.seed, items, steps, shape[1] * shape[2]
-            )
+            negative_BSM = served_negatives(batch, seed, items, steps, shape[1] * shape[2])
             negative_BSKN = negative_BSM.reshape(-1, *shape)
         return jax.vmap(one)(
             batch.context_BL,
@@ -174,7 +196,7 @@ def sequence(
             negative_BSKN,
         )
 
-    return Model(name, "epoch", True, histories, initial, (phase,), scored_by(score))
+    return score
 
 
 def dropped(key: jax.Array | None, rate: float, x: jax.Array) -> jax.Array:

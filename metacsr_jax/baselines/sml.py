@@ -14,6 +14,8 @@ from the mean of the regular rows (a regular user from its own). Each user has t
 else is served, and S is the number of Adam steps in it, each on the whole support with fresh negatives; 0 applies the transfer alone.
 Adam's moments of the tables carry over from pre-training to the rounds and from one to the next; the decay of theta is added to its
 gradient. Rows that no step touched are alike for all and transferred once. A norm gets 1e-8 added; batches that do not fill are dropped.
+The original has vectors of 64 (here `model.dim`) and 40 periods, of which 10 pre-train (here 10, half). Validation users choose S; the
+model is the one after the last period, whatever they say of earlier rounds. The support is the latest `model.max_length` events.
 
 Dimension key: R users, I items, D = dim, C channels, H hidden, E events of a period, B rows, L support, M touched items, S steps.
 """
@@ -235,7 +237,9 @@ def sml(protocol: Protocol, config: Config) -> Model:
     train = config.train
     phases = (
         phase("pretrain", "factorisation", train.pretrain_steps, factorise, first, False),
-        phase("rounds", "rounds", train.steps, one_round, 2 * period, True),
+        # What counts is the model after the last period, not the best one on the way.
+        phase("rounds", "rounds", train.steps - train.chunk, one_round, 2 * period, False),
+        phase("rounds", "rounds", train.chunk, one_round, 2 * period, True),
     )
 
     def prepare(params):

@@ -21,13 +21,13 @@ from metacsr_jax.tasks import Histories, draw_users, make_histories, scale
 Loss = Callable[[Any, Histories, jax.Array], jax.Array]
 
 
-def device_histories(protocol: Protocol) -> Histories:
-    """The regular users' training events on the default device.
+def device_histories(protocol: Protocol, transductive: bool = False) -> Histories:
+    """The events of `protocol.training_events` on the default device.
 
     Raises:
         ProtocolError: there is nothing to train on.
     """
-    training = training_events(protocol)
+    training = training_events(protocol, transductive)
     return jax.device_put(make_histories(training.offset_R1, training.item_F))
 
 

@@ -234,6 +234,11 @@ def paired_difference(ranks: RankFile, baseline: RankFile, resamples: int = 1000
             f"ranks: {len(ranks.user)} and {len(baseline.user)} cases with other users or targets; "
             "expected two evaluations of one protocol and scenario"
         )
+    if not np.array_equal(ranks.others, baseline.others):
+        raise WorkdirError(
+            f"ranks: among {ranks.others.mean():g} and {baseline.others.mean():g} other candidates on average; "
+            "expected the same kind of candidates"
+        )
     metric_NM = per_case(ranks.rank, ranks.others)
     return paired_interval(metric_NM, per_case(baseline.rank, baseline.others), resamples)
 

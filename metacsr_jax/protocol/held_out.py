@@ -8,19 +8,30 @@ import difflib
 import numpy as np
 
 from metacsr_jax.errors import ConfigError
-from metacsr_jax.protocol.record import REGULAR, ROLE_OF_SCENARIO, Cases, Protocol, Training
+from metacsr_jax.protocol.record import (
+    NEW,
+    REGULAR,
+    ROLE_OF_SCENARIO,
+    VALIDATION,
+    Cases,
+    Protocol,
+    Training,
+)
 
 
-def training_events(protocol: Protocol) -> Training:
+def training_events(protocol: Protocol, transductive: bool = False) -> Training:
     """The regular users' events without the last one, which is the warm target.
 
     Args:
         protocol: the artefact.
+        transductive: the contexts of validation and new users too, their targets left out: another protocol, in which those who are
+            to be served are known while training.
 
     Returns:
         All events that may enter training samples and graph edges.
     """
-    user_R = np.flatnonzero(protocol.role_U == REGULAR)
+    roles = (REGULAR, VALIDATION, NEW) if transductive else (REGULAR,)
+    user_R = np.flatnonzero(np.isin(protocol.role_U, roles) & (np.diff(protocol.offset_U1) > 0))
     event_F, offset_R1 = prefix_events(protocol.offset_U1, user_R)
     return Training(
         user_R.astype(np.int32), offset_R1, protocol.item_E[event_F], protocol.time_E[event_F]

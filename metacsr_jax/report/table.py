@@ -147,10 +147,10 @@ def _cell(row: Row | None, intervals: bool) -> str:
     if row is None:
         return ""
     if not intervals:
-        return _number(row["value"])
-    return f"{_number(row['value'])} [{_number(row['low'])}, {_number(row['high'])}]"
+        return number(row["value"])
+    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three decimals without the leading zero."""
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
