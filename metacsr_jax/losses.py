@@ -48,7 +48,7 @@ def gbce(
 ) -> SampleLosses:
     """Binary cross-entropy that undoes the overconfidence of sampled negatives (Petrov, Macdonald, RecSys 2023, eqs. 10, 13).
 
-    The positive's probability is raised to beta = a (t (1 - 1/a) + 1/a), with a = N / (I - 1) the share of the negatives drawn.
+    The positive's probability is raised to beta = a (t (1 - 1/a) + 1/a), with a = N / (I - 1) the share of the negatives drawn, at most 1.
 
     Args:
         positive_B: logits.
@@ -56,7 +56,7 @@ def gbce(
         items: I, at least 2.
         calibration: t; 0 is binary cross-entropy, 1 is fully calibrated.
     """
-    share = negative_BN.shape[1] / (items - 1)
+    share = min(negative_BN.shape[1] / (items - 1), 1.0)  # drawn with replacement, there may be more
     beta = calibration * (share - 1) + 1
     terms = 1 + negative_BN.shape[1]
     total_B = beta * jax.nn.softplus(-positive_B) + jnp.sum(jax.nn.softplus(negative_BN), axis=1)

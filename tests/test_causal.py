@@ -297,6 +297,7 @@ def test_the_loss_is_a_mean_over_real_positions(free_params, kind):
 
 @pytest.mark.parametrize(("name", "kind"), [("gru4rec", "gbce"), ("sasrec-1-2", "softmax")])
 def test_an_update_lowers_the_loss(name, kind):
+    """Every parameter has a part in it but the keys' bias, a common shift of what is normalised."""
     own, encoder = make(name, loss=kind)
     params, optimizer = random_params(encoder), optax.adam(0.01)
 
@@ -308,11 +309,17 @@ def test_an_update_lowers_the_loss(name, kind):
             )
         )(params)
         change, _ = optimizer.update(gradient, optimizer.init(params))
-        return value, optax.apply_updates(params, change)
+        return value, gradient, optax.apply_updates(params, change)
 
-    before, params = update(params)
-    after, _ = update(params)
+    before, gradient, params = update(params)
+    after, *_ = update(params)
     assert before - after > 1e-3
+    steepness = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.abs(leaf).max()
+        for path, leaf in jax.tree.leaves_with_path(gradient)
+    }
+    idle = [path for path, most in steepness.items() if most < 1e-6]
+    assert idle == (["network.blocks.0.key.b"] if name != "gru4rec" else [])
 
 
 @pytest.mark.parametrize("name", ["gru4rec", "sasrec-1-2"])
@@ -344,13 +351,19 @@ def test_every_window_has_its_own_dropout(free_params):
     assert 0.2 < kept_BLD[REAL_BL].mean() < 0.8
 
 
+def test_what_dropout_keeps_is_scaled_up():
+    x = np.asarray(dropped(jax.random.key(0), 0.2, jnp.ones(1000)))
+    np.testing.assert_allclose(np.unique(x), [0, 1 / 0.8])
+    assert abs(x.mean() - 1) < 0.08  # five standard deviations
+
+
 @pytest.mark.parametrize(("name", "kind"), [("gru4rec", "softmax"), ("sasrec-1-2", "gbce")])
 def test_fine_tuning_is_a_step_on_the_support(models, name, kind):
     """theta - rate * gradient for everything but the item vectors; who has no support stays where he is."""
     model = models(name)
     own, encoder = make(name, loss=kind)
-    histories, places = [HISTORY[:1], [5, 0, 2, 3, 1]], [2, 3, 4]
-    batch = case_batch(np.array([0, 1, 6]), np.concatenate(histories), LENGTH, max_support=3)
+    histories, places = [HISTORY[:1], [5, 0, 2, 3, 1]], [1, 2, 3, 4]
+    batch = case_batch(np.array([0, 1, 6]), np.concatenate(histories), LENGTH, max_support=5)
     score, vectors_ID = make_score(reading(encoder), own, ITEMS, seed=7), model.table_ID
     items, history_L = model.params["items"], np.array(histories[1])
 
@@ -364,8 +377,8 @@ def test_fine_tuning_is_a_step_on_the_support(models, name, kind):
 
     @jax.jit
     def run(params):
-        negative_BSM = served_negatives(batch, 7, ITEMS, 1, len(places) * own.negatives)
-        negative_KN = negative_BSM[1].reshape(len(places), own.negatives)
+        negative_BSM = served_negatives(batch, 7, ITEMS, 1, 5 * own.negatives)
+        negative_KN = negative_BSM[1].reshape(5, own.negatives)[1:]  # before them is no sample
         gradient = jax.grad(support_loss)(params["network"], negative_KN)
         network = jax.tree.map(lambda p, g: p - own.adapt_rate * g, params["network"], gradient)
         state_LD = encoder.states({"items": items, "network": network}, history_L)

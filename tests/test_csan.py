@@ -241,12 +241,13 @@ def test_loss_and_gradient(params, activation, kind):
         )
         if real
     ]
-    encoder = make_encoder(DIM, CSANConfig(activation=activation))
+    config = CSANConfig(activation=activation, loss=kind)
+    encoder = make_encoder(DIM, config)
 
     def loss(params):
         given = *left_padded(HISTORIES), target_B
         negatives = negative_BN if kind == "bpr" else None
-        return window_loss(encoder, kind, params, *given, negatives, real_B)
+        return window_loss(encoder, config, params, *given, negatives, real_B)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(own)
     np.testing.assert_allclose(value, reference_loss(own, activation, kind, samples), rtol=1e-9)

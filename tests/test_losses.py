@@ -63,15 +63,16 @@ def test_gbce_uncalibrated_or_against_every_item_is_bce(items, calibration):
     assert result.terms == plain.terms
 
 
-def test_gbce_is_finite_at_large_logits():
+@pytest.mark.parametrize("size", [80.0, 1e4])
+def test_gbce_is_finite_at_large_logits(size):
     """Its gradients are the labels' errors, the positive's beta times."""
-    logit_BN = jnp.array([[80.0, -80.0, 80.0, 0.0], [-80.0, 80.0, -80.0, -80.0]])
+    logit_BN = size * jnp.array([[1.0, -1.0, 1.0, 0.0], [-1.0, 1.0, -1.0, -1.0]])
 
     def total(logit_BN):
         return jnp.sum(losses.gbce(logit_BN[:, 0], logit_BN[:, 1:], 10, 0.75).mean_B)
 
     value, gradient_BN = jax.value_and_grad(total)(logit_BN)
-    np.testing.assert_allclose(value, (80 + log(2) + 80 / 2 + 80) / 4, rtol=1e-6)
+    np.testing.assert_allclose(value, (size + log(2) + size / 2 + size) / 4, rtol=1e-6)
     wanted_BN = np.array([[0, 0, 1, 0.5], [-0.5, 1, 0, 0]]) / 4
     np.testing.assert_allclose(gradient_BN, wanted_BN, atol=1e-7)
 

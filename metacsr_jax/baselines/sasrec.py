@@ -3,7 +3,8 @@
 x_l = sqrt(d) e_l + p_l; each block: q = LN(x), y = q + Attention(q W_q, x W_k, x W_v) over positions up to l, z = LN(y),
 x' = z + ReLU(z W_1 + b_1) W_2 + b_2; after the last block LN. Score x_l . e_i with the item vectors of the input.
 
-Reading: blocks, widths and the place of the norms as in the original code; biases in all projections. Trained at every position by
+Reading: blocks, widths and the place of the norms as in the original code; biases in all projections, and an output projection
+W_o after attention, which widespread reimplementations have and the original has not. Trained at every position by
 softmax over the catalogue ("sasrec"; Klenitskiy, Vasilev, RecSys 2023) or by gBCE ("sasrec-gbce"; gSASRec, Petrov, Macdonald,
 RecSys 2023) instead of binary cross-entropy against one negative. Departures: positions count from the first event of a window and
 not from its end, so that a new user's few events lie where training has seen few events; negatives of gBCE are shared by the

@@ -175,7 +175,7 @@ def _metric_rows(start: Row, of_way: Scored, kind: str, resamples: int) -> list[
     return rows
 
 
-def tested_rows(
+def difference_rows(
     runs: Iterable[Finished],
     scenarios: Sequence[str],
     kinds: Sequence[str],

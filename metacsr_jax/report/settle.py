@@ -11,8 +11,8 @@ from metacsr_jax.report.comparison import (
     TESTED,
     Finished,
     by_model,
+    difference_rows,
     summary_rows,
-    tested_rows,
 )
 from metacsr_jax.report.figures import metric_curves
 from metacsr_jax.report.table import layout, number, title
@@ -46,9 +46,10 @@ def settle(
     Returns:
         The files' paths.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     kinds = (f"sampled-{negatives}", "full")
     rows = summary_rows(runs, scenarios, kinds)
-    tests = tested_rows(runs, scenarios, kinds)
+    tests = difference_rows(runs, scenarios, kinds)
     files = [directory / name for name in ("comparison.json", "comparison.csv", "comparison.md")]
     write_json(files[0], {"metrics": rows, "tests": tests})
     files[1].write_text(_csv(rows), encoding="utf-8")
@@ -113,7 +114,7 @@ def markdown(
                 parts += [
                     "metaCSR minus each, on the same users: paired bootstrap 95 % interval, and p-values of the paired bootstrap and of "
                     "Wilcoxon's signed-rank test after Holm's correction over the models of this table:",
-                    tests_table(compared),
+                    significance_table(compared),
                 ]
     parts += ["## Time", times_table(runs)]
     return "\n\n".join(parts) + "\n"
@@ -163,7 +164,7 @@ def subset_lines(rows: Sequence[Row]) -> str:
     return layout(["target", "model", "AUC", "MAP", "cases"], body, "markdown") if body else ""
 
 
-def tests_table(rows: Sequence[Row]) -> str:
+def significance_table(rows: Sequence[Row]) -> str:
     """Differences in MAP and NDCG@10 with their p-values, in the order of the difference."""
     lines: dict[str, dict[str, Row]] = {}
     for row in rows:
@@ -182,14 +183,14 @@ def tests_table(rows: Sequence[Row]) -> str:
 
 
 def times_table(runs: Sequence[Finished]) -> str:
-    """Minutes of wall time, by model: mean over seeds."""
+    """Minutes of wall time, by model: mean over seeds; blank where the work directory was not trained or evaluated by a comparison."""
     body = []
     for model, of_model in by_model(runs).items():
         minutes = [
             sum(getattr(run, name) for run in of_model) / len(of_model) / 60
             for name in ("train_seconds", "evaluate_seconds")
         ]
-        body.append([model, *(f"{value:.1f}" for value in minutes)])
+        body.append([model, *(f"{value:.1f}" if value else "" for value in minutes)])
     return layout(["model", "minutes: train and validate", "evaluate"], body, "markdown")
 
 
