@@ -56,7 +56,9 @@ def gbce(
         items: I, at least 2.
         calibration: t; 0 is binary cross-entropy, 1 is fully calibrated.
     """
-    share = min(negative_BN.shape[1] / (items - 1), 1.0)  # drawn with replacement, there may be more
+    share = min(
+        negative_BN.shape[1] / (items - 1), 1.0
+    )  # drawn with replacement, there may be more
     beta = calibration * (share - 1) + 1
     terms = 1 + negative_BN.shape[1]
     total_B = beta * jax.nn.softplus(-positive_B) + jnp.sum(jax.nn.softplus(negative_BN), axis=1)

@@ -13,7 +13,6 @@ from metacsr_jax.errors import ConfigError
 
 # What the tuned presets share: no bottlenecks, the whole catalogue in the loss, one user per task.
 TUNED: dict[str, Any] = {
-    "evaluation.adapt_steps": (0, 1, 5, 10, 20),
     "model.node_relu": False,
     "model.node_norm": False,
     "model.node_residual": True,
@@ -50,11 +49,13 @@ TUNED: dict[str, Any] = {
     "train.steps": 150,
 }
 
+# Validation chooses among as many numbers of steps as it does for the rivals.
+ADAPT_STEPS: dict[str, Any] = {"evaluation.adapt_steps": (0, 1, 5, 10, 20)}
+
 # Adapting by group of 15 is how the paper's tasks would meet new users; the sum over a support of another size is another step.
 PAPER: dict[str, Any] = {"evaluation.adapt_per": ("user", "group")}
 
 SMALL_CATALOGUE: dict[str, Any] = {
-    "evaluation.adapt_steps": (0, 1, 5),
     "model.dim": 32,
     "model.attention_dim": 24,
     "model.compress": 0,
@@ -86,13 +87,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "synthetic/paper": {**PAPER, "data.name": "synthetic"},
     "synthetic/tuned": {**TUNED, **SMALL_CATALOGUE, "data.name": "synthetic"},
     "custom/paper": PAPER,
-    "custom/tuned": TUNED,
+    "custom/tuned": {**TUNED, **ADAPT_STEPS},
     "movielens-1m/paper": {**PAPER, **MOVIELENS},
-    "movielens-1m/tuned": {**TUNED, **MOVIELENS},
+    "movielens-1m/tuned": {**TUNED, **ADAPT_STEPS, **MOVIELENS},
     "lastfm-1week/paper": {**PAPER, **LASTFM},
-    "lastfm-1week/tuned": {**TUNED, **LASTFM, **FEW_EVENTS},
+    "lastfm-1week/tuned": {**TUNED, **ADAPT_STEPS, **LASTFM, **FEW_EVENTS},
     "amazon-video/paper": {**PAPER, **AMAZON, "tasks.min_length": 1},
-    "amazon-video/tuned": {**TUNED, **AMAZON, **FEW_EVENTS, **SHORT_HISTORIES},
+    "amazon-video/tuned": {**TUNED, **ADAPT_STEPS, **AMAZON, **FEW_EVENTS, **SHORT_HISTORIES},
 }
 
 
@@ -111,7 +112,7 @@ EPOCHS: dict[str, Any] = {
     "train.validate_every": 1,
     "train.save_every": 1,
     "train.patience": 5,
-    "evaluation.adapt_steps": (0, 1, 5, 10, 20),
+    **ADAPT_STEPS,
 }
 # Validation at five numbers of steps costs more than an epoch of tasks.
 TASK_EPOCHS: dict[str, Any] = {**EPOCHS, "train.validate_every": 5, "train.patience": 3}
@@ -201,7 +202,7 @@ RIVALS: dict[str, dict[str, Any]] = {
 # metaCSR's own network and training without the inner loop: what else differs from metaCSR's presets.
 PRETRAIN: dict[str, Any] = {
     "meta.method": "none",
-    "evaluation.adapt_steps": EPOCHS["evaluation.adapt_steps"],
+    **ADAPT_STEPS,
 }
 
 

@@ -107,6 +107,16 @@ def is_read(config: Config, section: str, name: str) -> bool:
     return section in OWN_SECTIONS[config.train.model]
 
 
+def own_rates(model: str) -> list[str]:
+    """Names of the rates that a model reads."""
+    return [
+        f"{section}.{name}"
+        for section in OWN_SECTIONS[model]
+        for name in _fields(section)
+        if name == "rate" or name.endswith("_rate")
+    ]
+
+
 def from_dict(content: Mapping[str, Any]) -> Config:
     """Reads `to_dict`'s form back; settings that are missing take their defaults. Raises ConfigError for unknown ones."""
     if not isinstance(content, Mapping):

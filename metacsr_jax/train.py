@@ -20,7 +20,7 @@ from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.monitor import Monitor
 from metacsr_jax.problem import Problem, make_problem
 from metacsr_jax.protocol import Protocol, build_protocol, load_protocol, save_protocol
-from metacsr_jax.settings import check
+from metacsr_jax.settings import check, own_rates
 from metacsr_jax.step import StepReport, TrainState
 from metacsr_jax.validation import Validation, best_steps, make_validation
 
@@ -150,7 +150,7 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
                 phase = model.phase_of(step + 1)
                 state, reports = phase.chunk(state, model.data, seed_key)
                 reports = jax.device_get(reports)
-                refuse_non_finite(reports, step)
+                refuse_non_finite(reports, step, config.train.model)
                 step += train.chunk
                 seconds = time.monotonic() - started
                 progress = progress._replace(seconds=progress.seconds + seconds)
@@ -210,7 +210,7 @@ def _judge(progress: Progress, step: int, validation: Validation) -> Progress:
     return progress._replace(stale=progress.stale + 1)
 
 
-def refuse_non_finite(reports: StepReport, first_step: int) -> None:
+def refuse_non_finite(reports: StepReport, first_step: int, model: str) -> None:
     """Raises NonFiniteError where a loss or gradient of the steps after `first_step` is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(reports.loss) | ~np.isfinite(reports.gradient_norm))
     if bad.size:
@@ -218,7 +218,7 @@ def refuse_non_finite(reports: StepReport, first_step: int) -> None:
         raise NonFiniteError(
             f"step {first_step + at + 1}: loss {reports.loss[at]}, gradient norm {reports.gradient_norm[at]}, "
             f"parameter norm {reports.parameter_norm[at]}. The last checkpoint is from before; "
-            "lower the learning rates of the model's own settings, or clip its gradients where it can."
+            f"lower one of {', '.join(own_rates(model))}, or clip gradients where the model can."
         )
 
 

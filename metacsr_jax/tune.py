@@ -214,7 +214,7 @@ def _try(problem: Problem, trial, deadline: float, interrupts) -> tuple[float, i
     while step < model.total:
         phase = model.phase_of(step + 1)
         state, reports = phase.chunk(state, model.data, step_key)
-        refuse_non_finite(jax.device_get(reports), step)
+        refuse_non_finite(jax.device_get(reports), step, train.model)
         step += train.chunk
         late = time.monotonic() > deadline
         if interrupts.received:

@@ -90,8 +90,8 @@ def test_train_refuses_in_one_line_and_dry_run_writes_nothing(tmp_path):
         "regular 108",
         "of 108 users and 160 items",
         "outer step: 4 tasks x 1 users x (3 support + 3 query) = 24 samples",
-        "pre-training: 4 steps, working memory of a step:",
-        "meta-training: 8 steps, working memory of a step:",
+        "pre-training: 4 steps, working memory of one:",
+        "meta-training: 8 steps, working memory of one:",
         "MB",
     ):
         assert part in dry.out

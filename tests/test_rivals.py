@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import typing
 
 import jax
@@ -14,7 +15,7 @@ from metacsr_jax import presets, recommend, settings
 from metacsr_jax import train as training
 from metacsr_jax.cases import CaseBatch
 from metacsr_jax.config import TrainConfig
-from metacsr_jax.errors import ConfigError, ProtocolError
+from metacsr_jax.errors import ConfigError, NonFiniteError, ProtocolError
 from metacsr_jax.evaluate import evaluate, rank_scenario, score_of
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.monitor import Monitor
@@ -22,7 +23,7 @@ from metacsr_jax.problem import scenario_batches
 from metacsr_jax.protocol import training_events
 from metacsr_jax.registry import MODELS
 from metacsr_jax.trained import load_trained
-from metacsr_jax.workdir import read_config, read_manifest
+from metacsr_jax.workdir import read_config, read_manifest, update_manifest
 
 BATCH = 100  # users at once, as evaluation and recommendation have them here: fewer programs
 
@@ -129,7 +130,7 @@ def test_settings_of_another_model_are_refused():
         rival_config("bpr", {"meta.inner_steps": 2})
     with pytest.raises(ConfigError, match=r"bpr\.rate.*train\.model=metacsr does not read it"):
         settings.override(presets.preset("synthetic/tuned"), ["bpr.rate=0.5"])
-    with pytest.raises(ConfigError, match="only metacsr adapts by group"):
+    with pytest.raises(ConfigError, match="only metacsr and pretrain adapt by group"):
         rival_config("bpr", {"evaluation.adapt_per": "user,group"})
     with pytest.raises(ConfigError, match=r"train\.steps=6: expected 4, sml\.repeats=2"):
         rival_config("sml", {"train.steps": 6})
@@ -145,6 +146,31 @@ def test_sml_wants_events_for_its_periods():
     config = rival_config("sml", {"sml.periods": 100_000, "train.steps": 100_000})
     with pytest.raises(ProtocolError, match=r"sml\.periods=100000: expected at most"):
         MODELS["sml"](protocol, config)
+
+
+def test_only_models_that_know_groups_adapt_by_group(tmp_path):
+    workdir = copy(trained_rival("popular"), tmp_path / "run")
+    with pytest.raises(ConfigError, match="adapt_per=group: popular adapts by user only"):
+        evaluate(workdir, adapt_per=("group",))
+    assert not (workdir / "evaluation").exists()
+
+
+def test_steps_that_diverge_are_left_out_unless_they_are_the_chosen_ones(tmp_path, monkeypatch):
+    workdir, said = copy(trained_rival("bpr"), tmp_path / "run"), []
+
+    def diverging(problem, score, scenario, steps, size=None):
+        if steps == 1:
+            raise NonFiniteError("case 0 has scores that are NaN")
+        return rank_scenario(problem, score, scenario, steps, size)
+
+    monkeypatch.setattr(sys.modules["metacsr_jax.evaluate"], "rank_scenario", diverging)
+    update_manifest(workdir, chosen_adapt_steps=0)
+    rows = evaluate(workdir, scenarios=("cold",), adapt_steps=(0, 1), say=said.append)
+    assert {row["adapt_steps"] for row in rows} == {0}
+    assert said == ["cold, 1 adaptation steps: left out, case 0 has scores that are NaN"]
+    update_manifest(workdir, chosen_adapt_steps=1)
+    with pytest.raises(NonFiniteError):
+        evaluate(workdir, scenarios=("cold",), adapt_steps=(0, 1))
 
 
 def test_a_constant_scorer_has_half_the_auc():

@@ -198,6 +198,9 @@ def test_paired_difference(tmp_path):
     other = one._replace(target=one.target[::-1])
     with pytest.raises(WorkdirError, match="other users or targets"):
         paired_difference(one, other)
+    other = one._replace(others=one.others + 1)
+    with pytest.raises(WorkdirError, match="the same kind of candidates"):
+        paired_difference(one, other)
 
 
 def test_broken_rank_files_are_named(tmp_path):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 import typing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metacsr_jax import settings
+from metacsr_jax import presets, settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
 
@@ -181,3 +182,31 @@ def test_the_name_of_the_preset_is_no_difference():
     assert (
         len(settings.differences(one, settings.override(one, ["model.dim=8", "train.seed=3"]))) == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "assignment", "message"),
+    [
+        ("popular", "train.steps=7", "train.model=popular counts, expected 0 of both"),
+        ("bpr", "train.pretrain_steps=4", "train.model=bpr has no pre-training"),
+        ("bpr", "train.steps=0", "train.steps=0: nothing to train"),
+        ("sml", "train.patience=3", "goes through all of its periods"),
+        ("bpr", "bpr.init_scale=0", "bpr.init_scale=0.0: expected"),
+        ("lstm", "lstm.min_length=50", "lstm.min_length=50: expected at most model.max_length=10"),
+        ("sasrec", "sasrec.heads=3", "expected a multiple of sasrec.heads=3"),
+        ("pretrain", "meta.method=maml", "the network without an inner loop, expected none"),
+    ],
+)
+def test_what_a_rival_has_no_use_for_is_refused(model, assignment, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        settings.override(presets.preset("movielens-1m/tuned", model), [assignment])
+
+
+def test_a_rival_may_read_a_single_event():
+    config = presets.preset("movielens-1m/tuned", "bpr")
+    assert settings.override(config, ["model.max_length=1"]).model.max_length == 1
+
+
+def test_rates_by_model():
+    assert settings.own_rates("bpr") == ["bpr.rate", "bpr.adapt_rate"]
+    assert "meta.inner_rate" in settings.own_rates("metacsr") and not settings.own_rates("popular")

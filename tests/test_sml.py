@@ -510,9 +510,10 @@ def test_periods_are_cut_by_time():
     with jax.enable_x64(True):
         model, _ = model_of()
     assert np.asarray(model.data["events"]).tolist() == [list(event) for event in EVENTS]
-    pretrain, rounds = model.phases
+    pretrain, rounds, last = model.phases
     assert (pretrain.per_step, pretrain.steps, pretrain.final) == (EARLY, 1, False)
-    assert (rounds.per_step, rounds.steps, rounds.final) == (2 * PERIOD, 4, True)
+    assert (rounds.per_step, rounds.steps, rounds.final) == (2 * PERIOD, 3, False)
+    assert (last.per_step, last.steps, last.final) == (2 * PERIOD, 1, True), "all periods count"
 
 
 # --- serving ---
