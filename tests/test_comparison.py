@@ -15,7 +15,13 @@ from metacsr_jax.evaluation.rows import RankFile, ranks_path
 from metacsr_jax.evaluation.significance import holm
 from metacsr_jax.report.comparison import Finished, difference_rows, scored, summary_rows
 from metacsr_jax.report.paper import PRINTED, printed
-from metacsr_jax.report.settle import main_table, settle, significance_table, ways_table
+from metacsr_jax.report.settle import (
+    main_table,
+    settle,
+    significance_table,
+    subset_lines,
+    ways_table,
+)
 
 CASES, OTHERS = 40, 10
 
@@ -140,6 +146,16 @@ def test_tables_are_in_order(runs):
     tests = difference_rows(runs, ["cold"], ["sampled-10"], resamples=20)
     lines = significance_table(tests).splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == ["popular", "bpr"], "the closest first"
+
+
+def test_parts_of_the_cases_are_shown_where_both_have_enough(runs):
+    rows = summary_rows(runs, ["cold"], ["sampled-10"], resamples=20)
+    assert subset_lines(rows) == "", "ten unseen targets are few"
+    for run in runs:
+        for steps in run.steps.values():
+            write(run.path, np.arange(CASES) % 5, steps, seen=np.arange(CASES) < 20)
+    lines = subset_lines(summary_rows(runs, ["cold"], ["sampled-10"], resamples=20)).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["seen"] * 3 + ["unseen"] * 3
 
 
 def test_the_papers_figures():

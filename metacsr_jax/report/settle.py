@@ -24,6 +24,7 @@ SCENARIOS = {
     "cold": "Cold start (the paper's Table 3)",
     "warm": "Warm start (the paper's Table 4)",
 }
+LEAST = 20  # cases of a part that is worth a line; the csv has them all
 FIGURES = {"cold": "figure-3-cold", "warm": "figure-4-warm"}
 
 
@@ -155,8 +156,15 @@ def ways_table(rows: Sequence[Row]) -> str:
 
 
 def subset_lines(rows: Sequence[Row]) -> str:
-    """AUC and MAP of parts of the cases, models at their chosen steps; empty where the cases have no parts."""
-    lines = _lines(row for row in rows if row["way"] == "chosen" and row["subset"] != "all")
+    """AUC and MAP of parts of the cases, models at their chosen steps; empty where all cases are of one sort."""
+    sizes = {row["subset"]: row["cases"] for row in rows}
+    apart = [
+        name
+        for pair in (("seen", "unseen"), ("new", "repeat"))
+        for name in pair
+        if min(sizes.get(of_pair, 0) for of_pair in pair) >= LEAST
+    ]
+    lines = _lines(row for row in rows if row["way"] == "chosen" and row["subset"] in apart)
     body = [
         [subset, model, _cell(found["auc"]), _cell(found["map"]), str(found["map"]["cases"])]
         for (model, _, subset), found in sorted(lines.items(), key=lambda item: item[0][2])
