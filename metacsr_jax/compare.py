@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from metacsr_jax import presets, settings
+from metacsr_jax import presets, sections, settings
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError, MetaCSRError
@@ -143,7 +143,7 @@ def finished(outcomes: Sequence[Outcome]) -> list[Finished]:
         if outcome.status != "finished":
             continue
         run, manifest = outcome.run, workdirs.read_manifest(outcome.run.path)
-        steps = wanted_steps(manifest, run.model not in settings.COUNTING)
+        steps = wanted_steps(manifest, run.model not in sections.COUNTING)
         found.append(
             Finished(
                 run.model,
@@ -195,7 +195,7 @@ def _evaluate(run: Run, scenario: str, title: str, say) -> None:
     kinds = (f"sampled-{run.config.protocol.num_negatives}", "full")
     missing = [
         steps
-        for steps in wanted_steps(manifest, run.model not in settings.COUNTING)
+        for steps in wanted_steps(manifest, run.model not in sections.COUNTING)
         if not all(ranks_path(run.path, scenario, kind, steps).exists() for kind in kinds)
     ]
     if not missing:

@@ -7,7 +7,7 @@ what was chosen on validation users; new users had no part in any choice.
 import difflib
 from typing import Any
 
-from metacsr_jax import settings
+from metacsr_jax import sections, settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
 
@@ -195,7 +195,7 @@ RIVALS: dict[str, dict[str, Any]] = {
         "sasrec.schedule": "cosine",
         "sasrec.loss": "gbce",
     },
-    **{f"{name}/{kind}": COUNTED for name in settings.COUNTING for kind in ("paper", "tuned")},
+    **{f"{name}/{kind}": COUNTED for name in sections.COUNTING for kind in ("paper", "tuned")},
     "ease/tuned": {**COUNTED, "ease.regularisation": 1000.0},
 }
 

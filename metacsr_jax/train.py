@@ -12,6 +12,7 @@ import numpy as np
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.audit import audit
 from metacsr_jax.checkpoint import Checkpoints, Progress, abstract_on
+from metacsr_jax.checks import check
 from metacsr_jax.compilation import cache_compilations
 from metacsr_jax.config import Config
 from metacsr_jax.data.interactions import Interactions
@@ -20,7 +21,7 @@ from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.monitor import Monitor
 from metacsr_jax.problem import Problem, make_problem
 from metacsr_jax.protocol import Protocol, build_protocol, load_protocol, save_protocol
-from metacsr_jax.settings import check, own_rates
+from metacsr_jax.sections import own_rates
 from metacsr_jax.step import StepReport, TrainState
 from metacsr_jax.validation import Validation, best_steps, make_validation
 

@@ -10,7 +10,7 @@ from tiny import trained_once
 
 from metacsr_jax import presets, settings
 from metacsr_jax.config import Config
-from metacsr_jax.settings import COUNTING
+from metacsr_jax.sections import COUNTING
 
 # Nothing is planted: no order, no taste. What beats popularity here has seen what it should not.
 LOG = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metacsr_jax import presets, settings
+from metacsr_jax import presets, sections, settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
 
@@ -47,7 +47,7 @@ def refusal(name: str, value: str | None) -> str | None:
 
 def reader(section: str) -> Config:
     """A configuration whose model reads the section: metaCSR's unless it is a rival's own."""
-    readers = [name for name, own in settings.OWN_SECTIONS.items() if section in own]
+    readers = [name for name, own in sections.OWN_SECTIONS.items() if section in own]
     return presets.preset("synthetic/paper", readers[0]) if readers else Config()
 
 
@@ -57,7 +57,7 @@ def settings_problems(text: str) -> list[str]:
     for span in spans(text):
         match = SETTING.fullmatch(span)
         # Without a value only a known section makes a dotted word a setting, and `meta.py` is a file.
-        if match and (match[3] or (match[1] in settings.SECTIONS and match[2] not in SUFFIXES)):
+        if match and (match[3] or (match[1] in sections.SECTIONS and match[2] not in SUFFIXES)):
             named.append((f"{match[1]}.{match[2]}", match[3]))
     for name, value in re.findall(r"--set[ =]([a-z_]+\.[a-z_0-9]+)=([^\s`]+)", text):
         if name != "section.name":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metacsr_jax import presets, settings
+from metacsr_jax import checks, presets, settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError, DataError
 from metacsr_jax.log import load_log
@@ -13,7 +13,7 @@ LOGS = ("synthetic", "custom", "movielens-1m", "lastfm-1week", "amazon-video")
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_is_valid_and_named(name):
     config = presets.preset(name)
-    settings.check(config)
+    checks.check(config)
     assert config.preset == name
 
 

@@ -11,7 +11,7 @@ import pytest
 from rivals import ADAPTING, COUNTING, SMALL, kinds, rival_config, trained_rival
 from tiny import copy, saved_state, train
 
-from metacsr_jax import presets, recommend, settings
+from metacsr_jax import presets, recommend, sections, settings
 from metacsr_jax import train as training
 from metacsr_jax.cases import CaseBatch
 from metacsr_jax.config import TrainConfig
@@ -35,7 +35,7 @@ def first(batch: CaseBatch) -> CaseBatch:
 
 def test_every_name_is_known_everywhere():
     names = typing.get_args(typing.get_type_hints(TrainConfig)["model"])
-    assert list(names) == list(MODELS) == list(settings.OWN_SECTIONS)
+    assert list(names) == list(MODELS) == list(sections.OWN_SECTIONS)
     assert {"metacsr", *SMALL} == set(names)
     rivals = {name.partition("/")[0] for name in presets.RIVALS}
     assert rivals | {"pretrain"} == set(SMALL)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metacsr_jax import presets, settings
+from metacsr_jax import presets, sections, settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
 
 NAMES = [
     f"{section}.{field.name}"
-    for section, kind in settings.SECTIONS.items()
+    for section, kind in sections.SECTIONS.items()
     for field in dataclasses.fields(kind)
 ]
 
@@ -137,7 +137,7 @@ def test_values_of_the_wrong_type_are_refused_without_text_too():
 def valid(name: str) -> st.SearchStrategy:
     """Values of a setting's type; many are out of range, and then refusing is right."""
     section, field = name.split(".")
-    kind = typing.get_type_hints(settings.SECTIONS[section])[field]
+    kind = typing.get_type_hints(sections.SECTIONS[section])[field]
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
@@ -208,5 +208,5 @@ def test_a_rival_may_read_a_single_event():
 
 
 def test_rates_by_model():
-    assert settings.own_rates("bpr") == ["bpr.rate", "bpr.adapt_rate"]
-    assert "meta.inner_rate" in settings.own_rates("metacsr") and not settings.own_rates("popular")
+    assert sections.own_rates("bpr") == ["bpr.rate", "bpr.adapt_rate"]
+    assert "meta.inner_rate" in sections.own_rates("metacsr") and not sections.own_rates("popular")
