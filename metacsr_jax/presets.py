@@ -171,6 +171,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     },
     "metacf-ngcf/paper": {**EPOCHS, "train.steps": 50},
     "metacf-ngcf/tuned": {**EPOCHS, "train.steps": 6, "metacf.tasks": 128},
+    # One uniform negative per window; the original ranks against the other targets of the mini-batch.
     "gru4rec/paper": {**EPOCHS, "train.steps": 30, "gru4rec.loss": "bpr", "gru4rec.negatives": 1},
     "gru4rec/tuned": {**EPOCHS, **CAUSAL, "gru4rec.schedule": "cosine"},
     # Binary cross-entropy against one negative per window.

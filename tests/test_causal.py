@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from metacsr_jax import settings
-from metacsr_jax.baselines import gru4rec, sasrec
+from metacsr_jax.baselines import causal, gru4rec, sasrec
 from metacsr_jax.baselines.causal import CausalEncoder, draw_windows, position_loss, reading
 from metacsr_jax.baselines.sequence import dropped, make_score
 from metacsr_jax.baselines.training import served_negatives
@@ -411,3 +411,15 @@ def test_what_is_served_must_fit_what_was_trained(name):
     )
     with pytest.raises(ConfigError, match=r"max_length=7: .* 6"):
         MODELS[name](None, config)
+
+
+def test_an_epoch_sees_as_many_targets_as_there_are():
+    """Short histories do not fill their windows: counted as full they would be visited a fraction of an epoch."""
+    count_R = np.array([3, 5, 40, 2, 9])
+    offset_R1 = np.concatenate([[0], np.cumsum(count_R)])
+    histories = make_histories(offset_R1, np.arange(offset_R1[-1], dtype=np.int32))
+    window, batch = 10, 6
+    total, held = causal.targets_per_window(histories, window, batch)
+    assert total == np.sum(count_R - 1)
+    real = causal.draw_windows(jax.random.key(0), histories, window, 0.3, 20_000)[2]
+    assert held == pytest.approx(batch * np.asarray(real).sum(1).mean(), rel=0.02)

@@ -44,10 +44,10 @@ def test_every_model_has_a_space_of_settings_that_exist():
 
 def test_a_search_starts_with_the_preset_and_keeps_the_best(tmp_path, clock):
     config = rival_config("markov")
-    found, said = search(config, 0.5, tmp_path, space=SMALL_SPACE)
+    found, said = search(config, 0.2, tmp_path, space=SMALL_SPACE)
     with (tmp_path / "markov" / "trials.csv").open(newline="") as file:
         trials = list(csv.DictReader(file))
-    assert len(trials) == found.trials == len(said) >= 4
+    assert len(trials) == found.trials == len(said) >= 3
     assert trials[0]["markov.lags"] == "" and trials[0]["markov.decay"] == "", "the preset itself"
     values = [float(trial["validation MAP"]) for trial in trials]
     assert found.value == max(values)
@@ -61,13 +61,13 @@ def test_a_search_starts_with_the_preset_and_keeps_the_best(tmp_path, clock):
 
 def test_time_that_was_spent_counts_and_more_time_continues(tmp_path, clock):
     config = rival_config("markov")
-    first, _ = search(config, 0.3, tmp_path, space=SMALL_SPACE)
-    same, said = search(config, 0.3, tmp_path, space=SMALL_SPACE)
+    first, _ = search(config, 0.1, tmp_path, space=SMALL_SPACE)
+    same, said = search(config, 0.1, tmp_path, space=SMALL_SPACE)
     assert (same.trials, said) == (first.trials, []), "the budget is spent"
-    more, _ = search(config, 0.6, tmp_path, space=SMALL_SPACE)
+    more, _ = search(config, 0.2, tmp_path, space=SMALL_SPACE)
     assert more.trials > first.trials and more.value >= first.value
     with pytest.raises(WorkdirError, match=r"another configuration.*markov\.lags: 5, 4"):
-        search(settings.override(config, ["markov.lags=4"]), 0.6, tmp_path, space=SMALL_SPACE)
+        search(settings.override(config, ["markov.lags=4"]), 0.2, tmp_path, space=SMALL_SPACE)
 
 
 def test_a_trial_is_cut_when_its_time_is_over(tmp_path, clock):
@@ -79,7 +79,7 @@ def test_a_trial_is_cut_when_its_time_is_over(tmp_path, clock):
 def test_a_trial_that_diverges_is_a_failed_one(tmp_path, clock):
     config = rival_config("bpr", {"train.steps": 2})
     space = {"bpr.rate": (1e38,), "bpr.init_scale": (1e30,)}
-    found, said = search(config, 0.5, tmp_path, space=space)
+    found, said = search(config, 0.15, tmp_path, space=space)
     assert found.trials > 1 and math.isfinite(found.value), "the preset's trial"
     assert "validation MAP - (step 1: loss" in said[1]
     assert found.settings == {}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metacsr_jax import losses
@@ -84,6 +85,13 @@ def draw_windows(
     return histories.item_F[event_BL], histories.item_F[event_BL + 1], real_BL, user_B
 
 
+def targets_per_window(histories: Histories, window: int, batch: int) -> tuple[int, float]:
+    """All targets, and how many of them the windows of an update hold on average: short histories do not fill theirs."""
+    targets_V = np.diff(np.asarray(histories.target_V1, np.int64))
+    held = np.sum(targets_V * np.minimum(targets_V, window)) / np.sum(targets_V)
+    return int(targets_V.sum()), batch * float(held)
+
+
 def position_loss(
     encoder: CausalEncoder,
     own: CausalConfig,
@@ -138,7 +146,7 @@ def causal(
             f"model.max_length={config.model.max_length}: expected at most the window of training, {own.window}"
         )
     items, histories = protocol.num_items, device_histories(protocol)
-    updates = updates_per_epoch(int(histories.target_V1[-1]), own.batch * own.window)
+    updates = updates_per_epoch(*targets_per_window(histories, own.window, own.batch))
     rate: Any = own.rate
     if own.schedule == "cosine":
         rate = optax.cosine_decay_schedule(own.rate, config.train.steps * updates)

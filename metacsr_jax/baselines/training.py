@@ -173,6 +173,6 @@ def scored_by(score: Callable[..., jax.Array]) -> Callable[[Any, str], Score]:
     return bind
 
 
-def updates_per_epoch(events: int, batch: int) -> int:
-    """Updates that cover `events` once."""
+def updates_per_epoch(events: int, batch: float) -> int:
+    """Updates that cover `events` once where each covers `batch` of them on average."""
     return max(1, int(np.ceil(events / batch)))
