@@ -15,7 +15,7 @@ from experiments import launch
 from metacsr_jax.compare import finished, make_runs, model_names, run_all
 from metacsr_jax.errors import ConfigError, MetaCSRError
 from metacsr_jax.report.settle import settle
-from metacsr_jax.tune import read_tuned
+from metacsr_jax.tune import read_tuned, searched
 
 _PRESET = flags.DEFINE_string("preset", "synthetic/tuned", "Log and variant, for all models.")
 _DATA = flags.DEFINE_string("data", None, "The log, as for experiments.train.")
@@ -38,9 +38,10 @@ def main(_: list[str]) -> int | None:
     if _DATA.value is not None:
         assignments.append(f"data.path={_DATA.value}")
     models = model_names(_MODELS.value)
-    tuned = read_tuned(_TUNED.value) if _TUNED.value else {}
+    tuned = read_tuned(_TUNED.value, _PRESET.value) if _TUNED.value else {}
     seeds = [int(text) for text in _SEEDS.value]
-    runs = make_runs(_PRESET.value, models, seeds, _WORKDIR.value, assignments, tuned)
+    chosen = {model: of_model["settings"] for model, of_model in tuned.items()}
+    runs = make_runs(_PRESET.value, models, seeds, _WORKDIR.value, assignments, chosen)
     outcomes = run_all(runs, progress=_PROGRESS.value, say=_say)
     done = finished(outcomes)
     missing = [
@@ -48,10 +49,11 @@ def main(_: list[str]) -> int | None:
         for outcome in outcomes
         if outcome.status != "finished"
     ]
-    missing += [f"- {run.model}, seed {run.seed}: not reached" for run in runs[len(outcomes) :]]
     if not done:
         raise MetaCSRError("no run is finished, so there is nothing to compare")
     notes = ["**Missing:**", "\n".join(missing)] if missing else []
+    if tuned:
+        notes.append(searched(tuned, models))
     config = runs[0].config
     files = settle(
         done,
@@ -62,7 +64,7 @@ def main(_: list[str]) -> int | None:
     )
     print((Path(_WORKDIR.value) / "comparison.md").read_text(encoding="utf-8"))
     print("written:", *files, sep="\n  ")
-    if any(outcome.status == "interrupted" for outcome in outcomes):
+    if any(outcome.status in ("interrupted", "not reached") for outcome in outcomes):
         return launch.INTERRUPTED
     return 1 if missing else None
 

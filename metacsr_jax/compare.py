@@ -13,9 +13,9 @@ import jax
 from metacsr_jax import presets, sections, settings
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.config import Config
-from metacsr_jax.errors import ConfigError, MetaCSRError
+from metacsr_jax.errors import ConfigError, MetaCSRError, WorkdirError
 from metacsr_jax.evaluate import evaluate
-from metacsr_jax.evaluation.rows import ranks_path
+from metacsr_jax.evaluation.rows import ranks_path, read_rows
 from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.log import load_log
 from metacsr_jax.registry import MODELS
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         run: which.
-        status: "finished", "interrupted", or "failed".
+        status: "finished", "interrupted", "failed", or "not reached".
         message: the error of a failed one.
     """
 
@@ -90,6 +90,8 @@ def make_runs(
     for seed in dict.fromkeys(seeds):
         for model in models:
             config = presets.preset(preset, model)
+            if model not in sections.COUNTING:  # validation chooses among as many for every model
+                config = settings.replace(config, presets.ADAPT_STEPS)
             config = settings.replace(config, (tuned or {}).get(model, {}))
             config = settings.override(config, [*assignments, f"train.seed={seed}"])
             runs.append(Run(model, seed, config, Path(workdir) / model / f"seed-{seed}"))
@@ -101,7 +103,8 @@ def run_all(
 ) -> list[Outcome]:
     """Trains and evaluates each run that is not finished yet.
 
-    A model that fails is reported and the others go on; an interrupt ends the whole, and the same call resumes.
+    A model that fails is reported and the others go on; an interrupt ends the whole, and the same call resumes. Runs that an interrupt
+    kept from being reached count as finished where an earlier call finished them.
 
     Args:
         runs: of `make_runs`; they share the log and the protocol.
@@ -109,40 +112,60 @@ def run_all(
         say: receives lines for the user.
 
     Returns:
-        An outcome for every run reached.
+        An outcome for every run.
     """
     outcomes: list[Outcome] = []
     log = functools.cache(lambda: load_log(runs[0].config))
-    for place, run in enumerate(runs, 1):
-        title = f"[{place}/{len(runs)}] {run.model}, seed {run.seed}"
-        try:
-            status = _run(run, log, title, progress, say)
-            outcomes.append(Outcome(run, status))
-        except MetaCSRError as error:
-            say(f"{title}: failed: {error}")
-            outcomes.append(Outcome(run, "failed", str(error)))
-            status = "failed"
-        jax.clear_caches()  # the next model shares no program with this one
-        gc.collect()
-        if status == "interrupted":
-            break
+    with Interrupts() as interrupts:
+        for place, run in enumerate(runs, 1):
+            title = f"[{place}/{len(runs)}] {run.model}, seed {run.seed}"
+            try:
+                outcomes.append(Outcome(run, _run(run, log, title, progress, say, interrupts)))
+            except (
+                Exception
+            ) as error:  # out of memory, a singular matrix: the other models are none the worse
+                named = "" if isinstance(error, MetaCSRError) else f"{type(error).__name__}: "
+                say(f"{title}: failed: {named}{error}")
+                outcomes.append(Outcome(run, "failed", f"{named}{error}"))
+            jax.clear_caches()  # the next model shares no program with this one
+            gc.collect()
+            if interrupts.received:
+                break
+    for run in runs[len(outcomes) :]:
+        outcomes.append(Outcome(run, "finished" if _is_done(run) else "not reached"))
     return outcomes
 
 
 def wanted_steps(manifest: Mapping[str, Any], adapts: bool) -> tuple[int, ...]:
-    """Adaptation steps that a comparison shows: none, the best of one or more, so also the chosen, all by validation MAP."""
+    """Adaptation steps that a comparison shows: none, the best of one or more, so also the chosen, all by validation MAP.
+
+    A number of steps at which a test user's adaptation diverged, as an evaluation noted, is not shown.
+    """
     validation = {int(steps): metrics for steps, metrics in manifest["validation"].items()}
-    more = {steps: metrics for steps, metrics in validation.items() if steps}
+    diverged = manifest.get("diverged_steps", [])
+    more = {
+        steps: metrics for steps, metrics in validation.items() if steps and steps not in diverged
+    }
     return (0, best_steps(more)) if adapts and more else (0,)
 
 
 def finished(outcomes: Sequence[Outcome]) -> list[Finished]:
-    """The finished runs as the report reads them."""
-    found = []
+    """The finished runs as the report reads them.
+
+    Raises:
+        WorkdirError: two of them are not of one protocol.
+    """
+    found, protocols = [], {}
     for outcome in outcomes:
         if outcome.status != "finished":
             continue
         run, manifest = outcome.run, workdirs.read_manifest(outcome.run.path)
+        protocols.setdefault(manifest["protocol"]["sha256_all"], run.path)
+        if len(protocols) > 1:
+            one, other = protocols.values()
+            raise WorkdirError(
+                f"{one} and {other}: trained on two protocols; expected one log and one set of held-out events and negatives"
+            )
         steps = wanted_steps(manifest, run.model not in sections.COUNTING)
         found.append(
             Finished(
@@ -159,7 +182,7 @@ def finished(outcomes: Sequence[Outcome]) -> list[Finished]:
     return found
 
 
-def _run(run: Run, log, title, progress, say) -> str:
+def _run(run: Run, log, title, progress, say, interrupts) -> str:
     started = time.monotonic()
     done = workdirs.read_manifest(run.path).get("status") == "finished"
     if not done:
@@ -171,13 +194,13 @@ def _run(run: Run, log, title, progress, say) -> str:
             return "interrupted"
     else:
         workdirs.open_workdir(run.path, run.config)  # refuses another configuration
-    _forget_other_checkpoints(run.path)
-    with Interrupts() as interrupts:
-        for scenario in run.config.evaluation.scenarios:
-            _evaluate(run, scenario, f"{title}: {scenario}", say)
+    scenarios = run.config.evaluation.scenarios
+    while missing := {name: steps for name in scenarios if (steps := _missing(run, name))}:
+        for scenario, steps in missing.items():
             if interrupts.received:
                 say(f"{title}: interrupted; the same command resumes")
                 return "interrupted"
+            _evaluate(run, scenario, steps, f"{title}: {scenario}", say)
     manifest = workdirs.read_manifest(run.path)
     chosen = manifest["chosen_adapt_steps"]
     value = manifest["validation"][str(chosen)]["map"]
@@ -189,30 +212,54 @@ def _run(run: Run, log, title, progress, say) -> str:
     return "finished"
 
 
-def _evaluate(run: Run, scenario: str, title: str, say) -> None:
-    """Ranks the cases at the wanted steps that have no ranks of the best checkpoint yet."""
+def _is_done(run: Run) -> bool:
+    """Whether an earlier call finished this very run."""
     manifest = workdirs.read_manifest(run.path)
+    if manifest.get("status") != "finished":
+        return False
+    same = not settings.differences(workdirs.read_config(run.path), run.config)
+    return same and not any(_missing(run, name) for name in run.config.evaluation.scenarios)
+
+
+def _missing(run: Run, scenario: str) -> list[int]:
+    """Numbers of adaptation steps that have no ranks or rows of the best checkpoint."""
+    manifest = workdirs.read_manifest(run.path)
+    wanted = wanted_steps(manifest, run.model not in sections.COUNTING)
+    if manifest.get("evaluated_step") != manifest["best_step"]:
+        return list(wanted)
     kinds = (f"sampled-{run.config.protocol.num_negatives}", "full")
-    missing = [
+    there = (run.path / "evaluation" / "rows.json").exists()
+    rows = {
+        (row["candidates"], row["adapt_steps"])
+        for row in (read_rows(run.path) if there else ())
+        if (row["model"], row["scenario"]) == (run.model, scenario)
+    }
+    return [
         steps
-        for steps in wanted_steps(manifest, run.model not in sections.COUNTING)
-        if not all(ranks_path(run.path, scenario, kind, steps).exists() for kind in kinds)
+        for steps in wanted
+        if not all(
+            (kind, steps) in rows and ranks_path(run.path, scenario, kind, steps).exists()
+            for kind in kinds
+        )
     ]
-    if not missing:
-        return
+
+
+def _evaluate(run: Run, scenario: str, missing: Sequence[int], title: str, say) -> None:
+    """Ranks the cases of a scenario; notes at how many steps somebody's adaptation diverged."""
     say(f"{title}, {' and '.join(map(str, missing))} adaptation steps")
     started = time.monotonic()
-    evaluate(run.path, scenarios=(scenario,), adapt_steps=missing, adapt_per=("user",))
+    evaluate(
+        run.path,
+        scenarios=(scenario,),
+        adapt_steps=missing,
+        adapt_per=("user",),
+        say=lambda line: say(f"{title}: {line}"),
+    )
     _add_seconds(run.path, "evaluate_wall_seconds", time.monotonic() - started)
-
-
-def _forget_other_checkpoints(path: Path) -> None:
-    """Removes ranks of a checkpoint that is not the best one: somebody evaluated another by hand."""
-    manifest = workdirs.read_manifest(path)
-    if manifest.get("evaluated_step", manifest["best_step"]) != manifest["best_step"]:
-        for file in (path / "evaluation").glob("ranks-*.npz"):
-            file.unlink()
-        workdirs.update_manifest(path, evaluated_step=manifest["best_step"])
+    diverged = set(missing) & set(_missing(run, scenario))
+    if diverged:
+        before = workdirs.read_manifest(run.path).get("diverged_steps", [])
+        workdirs.update_manifest(run.path, diverged_steps=sorted({*before, *diverged}))
 
 
 def _add_seconds(path: Path, name: str, seconds: float) -> None:

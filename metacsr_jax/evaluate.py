@@ -36,7 +36,7 @@ def evaluate(
 
     Args:
         workdir: written by training; nothing else is read.
-        checkpoint: "best", "last" or a saved step.
+        checkpoint: "best", "last" or a saved step. What `evaluation/` holds of another one makes way.
         scenarios: of "cold", "warm"; None: as configured.
         adapt_steps: inner steps on each user's support, several; None: as configured, with the chosen number.
         adapt_per: "user", "group" or both; None: as configured. Rows of adaptation by group carry the model's name with "-group".
@@ -53,6 +53,7 @@ def evaluate(
     """
     trained = load_trained(workdir, checkpoint)
     config = trained.problem.config
+    _forget_other_checkpoints(trained)
     if adapt_steps is None:
         adapt_steps = sorted({*config.evaluation.adapt_steps, trained.chosen_adapt_steps})
     if not trained.problem.model.adapts:
@@ -78,8 +79,17 @@ def evaluate(
                 suffix = "" if per == "user" else per
                 rows += _record(trained, name, scenario, steps, ranks, suffix)
     write_rows(trained.workdir, rows)
-    workdirs.update_manifest(trained.workdir, evaluated_step=trained.step)
     return rows
+
+
+def _forget_other_checkpoints(trained: Trained) -> None:
+    """Empties `evaluation/` of another checkpoint before the first of this one is written: its files do not say whose they are."""
+    before = workdirs.read_manifest(trained.workdir).get("evaluated_step", trained.step)
+    if before != trained.step:
+        for pattern in ("ranks-*.npz", "rows.*", "differences.*"):
+            for file in (trained.workdir / "evaluation").glob(pattern):
+                file.unlink()
+    workdirs.update_manifest(trained.workdir, evaluated_step=trained.step)
 
 
 def evaluate_baselines(

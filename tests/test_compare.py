@@ -1,5 +1,6 @@
 """A comparison from end to end in small: many models, two seeds, interrupted, resumed, one that fails."""
 
+import importlib
 import os
 import signal
 
@@ -9,9 +10,10 @@ from tiny import launch_many
 
 from metacsr_jax import compare
 from metacsr_jax.compare import finished, make_runs, model_names, run_all, wanted_steps
-from metacsr_jax.errors import ConfigError
+from metacsr_jax.errors import ConfigError, NonFiniteError, WorkdirError
 from metacsr_jax.evaluation.rows import ranks_path
 from metacsr_jax.registry import MODELS
+from metacsr_jax.report.comparison import summary_rows
 from metacsr_jax.workdir import read_manifest, update_manifest
 
 SETS = [f"{name}={value}" for name, value in (LOG | CHUNK).items()]
@@ -86,10 +88,53 @@ def test_only_missing_ranks_are_made_and_those_of_another_checkpoint_are_not_tru
     run_all([run], progress=False, say=lambda line: None)
     assert asked == [(("warm",), [1])]
     asked.clear()
-    update_manifest(run.path, evaluated_step=1)
+    best = read_manifest(run.path)["best_step"]
+    update_manifest(run.path, evaluated_step=best + 1)
+    evaluate(run.path, scenarios=("cold",), adapt_steps=(0, 1))  # by hand, the best one
+    assert not ranks_path(run.path, "warm", "full", 1).exists(), "the other checkpoint's"
+    run_all([run], progress=False, say=lambda line: None)
+    assert asked == [(("warm",), [0, 1])]
+    assert read_manifest(run.path)["evaluated_step"] == best
+    asked.clear()
+    (run.path / "evaluation" / "rows.json").unlink()  # killed between ranks and rows
     run_all([run], progress=False, say=lambda line: None)
     assert asked == [(("cold",), [0, 1]), (("warm",), [0, 1])]
-    assert read_manifest(run.path)["evaluated_step"] == read_manifest(run.path)["best_step"]
+
+
+def test_steps_that_diverge_for_somebody_are_left_out_and_nothing_else(done, monkeypatch):
+    runs, _, _ = done
+    run, other = runs[1], runs[2]
+    manifest = read_manifest(run.path)
+    evaluating = importlib.import_module("metacsr_jax.evaluate")
+    rank_scenario = evaluating.rank_scenario
+
+    def diverging(problem, score, scenario, steps, batch=None):
+        if scenario == "warm" and steps == 1:
+            raise NonFiniteError("user 3: NaN")
+        return rank_scenario(problem, score, scenario, steps, batch)
+
+    monkeypatch.setattr(evaluating, "rank_scenario", diverging)
+    update_manifest(run.path, chosen_adapt_steps=0, evaluated_step=-1)
+    try:
+        outcomes = run_all([run, other], progress=False, say=lambda line: None)
+        assert [outcome.status for outcome in outcomes] == ["finished"] * 2
+        found = finished(outcomes)
+        assert [one.steps for one in found] == [{"none": 0}] * 2
+        assert summary_rows(found, ("cold", "warm"), ("sampled-30", "full"), 10)
+    finally:
+        steps = manifest["chosen_adapt_steps"]
+        update_manifest(run.path, chosen_adapt_steps=steps, diverged_steps=[], evaluated_step=-1)
+
+
+def test_runs_of_two_protocols_are_not_compared(done):
+    _, outcomes, _ = done
+    path = outcomes[0].run.path
+    protocol = read_manifest(path)["protocol"]
+    update_manifest(path, protocol={**protocol, "sha256_all": "another"})
+    with pytest.raises(WorkdirError, match="trained on two protocols"):
+        finished(outcomes)
+    update_manifest(path, protocol=protocol)
+    assert len(finished(outcomes)) == len(outcomes)
 
 
 def test_a_model_that_fails_does_not_stop_the_others(tmp_path):
@@ -104,6 +149,21 @@ def test_a_model_that_fails_does_not_stop_the_others(tmp_path):
     assert [run.model for run in finished(outcomes)] == ["ease"]
 
 
+def test_an_error_of_any_kind_is_one_models_own(tmp_path, monkeypatch):
+    fit = compare.fit
+
+    def exhausted(log, config, *args, **kwargs):
+        if config.train.model == "popular":
+            raise MemoryError("17 GiB")
+        return fit(log, config, *args, **kwargs)
+
+    monkeypatch.setattr(compare, "fit", exhausted)
+    runs = small(tmp_path, ["popular", "markov"])
+    outcomes = run_all(runs, progress=False, say=lambda line: None)
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert outcomes[0].message == "MemoryError: 17 GiB"
+
+
 def test_an_interrupt_ends_it_and_the_same_call_resumes(tmp_path, monkeypatch):
     runs = small(tmp_path, ["popular", "markov", "random"])
     evaluate = compare.evaluate
@@ -116,9 +176,23 @@ def test_an_interrupt_ends_it_and_the_same_call_resumes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compare, "evaluate", interrupted)
         outcomes = run_all(runs, progress=False, say=lambda line: None)
-    assert [outcome.status for outcome in outcomes] == ["finished", "interrupted"]
+    assert [outcome.status for outcome in outcomes] == ["finished", "interrupted", "not reached"]
     outcomes = run_all(runs, progress=False, say=lambda line: None)
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    fit = compare.fit
+
+    def at_the_end(*args, **kwargs):
+        """A signal that training sees after its last step."""
+        result = fit(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(compare, "fit", at_the_end)
+    more = small(tmp_path, ["ease", "popular", "popular-first"])
+    outcomes = run_all(more, progress=False, say=lambda line: None)
+    assert [outcome.status for outcome in outcomes] == ["interrupted", "finished", "not reached"], (
+        "what an earlier call finished counts"
+    )
 
 
 def test_steps_that_a_comparison_shows():
@@ -135,6 +209,8 @@ def test_names_and_settings():
         model_names(["sasrek"])
     with pytest.raises(ConfigError, match="no seeds"):
         make_runs("synthetic", ["bpr"], [], "x")
+    made = make_runs("synthetic", ["metacsr", "bpr", "melu", "ease"], [0], "x")
+    assert [run.config.evaluation.adapt_steps for run in made] == [(0, 1, 5, 10, 20)] * 3 + [(0,)]
     run = make_runs("synthetic", ["bpr"], [3], "x", ["bpr.batch=7"], {"bpr": {"bpr.rate": 0.5}})[0]
     assert (run.config.train.seed, run.config.bpr.batch, run.config.bpr.rate) == (3, 7, 0.5)
 

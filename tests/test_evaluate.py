@@ -107,7 +107,8 @@ def test_evaluating_again_replaces_its_rows_and_no_others(tmp_path, evaluated):
     assert {(row["scenario"], row["adapt_steps"]) for row in again} == {("cold", 0)}
     assert read_rows(workdir) == read_rows(evaluated[0])
     more = evaluate(workdir, scenarios=["cold"], adapt_steps=[2], checkpoint="last")
-    assert len(read_rows(workdir)) == len(rows) + len(more)
+    assert len(read_rows(workdir)) == len(more) < len(rows), "those of another checkpoint make way"
+    assert not list((workdir / "evaluation").glob("ranks-warm-*"))
 
 
 def test_steps_are_evaluated_by_name(tmp_path):

@@ -165,6 +165,19 @@ def test_wilcoxon_by_hand():
     assert p == pytest.approx(2 * stats.norm.cdf(z))
 
 
+def test_rounding_breaks_no_ties():
+    """Differences that are equal, and that are none, stay so whatever the order in which they were summed."""
+    noise_N = np.array([1e-16, -1e-16, 1e-16, 0, -1e-16, 1e-16, 1e-16, -1e-16])
+    exact_NM = np.array([0.1, 0.1, -0.1, 0, 0.1, 0.1, 0, 0.1])[:, None]
+    other_NM = exact_NM + noise_N[:, None]
+    zeros_NM = np.zeros_like(exact_NM)
+    expected = paired_test(exact_NM, zeros_NM, 100)
+    np.testing.assert_array_equal(
+        paired_test(other_NM, zeros_NM, 100).wilcoxon_p_M, expected.wilcoxon_p_M
+    )
+    assert paired_test(other_NM, exact_NM, 100).wilcoxon_p_M == 1
+
+
 def test_holm_by_hand():
     np.testing.assert_allclose(
         holm(np.array([0.01, 0.04, 0.03, 0.005])), [3 * 0.01, 2 * 0.03, 2 * 0.03, 4 * 0.005]

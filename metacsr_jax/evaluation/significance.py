@@ -131,7 +131,9 @@ def _difference(metric_NM: np.ndarray, baseline_NM: np.ndarray) -> np.ndarray:
             f"paired bootstrap: metrics of shapes {list(np.shape(metric_NM))} and "
             f"{list(np.shape(baseline_NM))}; expected the same cases and metrics"
         )
-    return np.asarray(metric_NM, np.float64) - np.asarray(baseline_NM, np.float64)
+    difference_NM = np.asarray(metric_NM, np.float64) - np.asarray(baseline_NM, np.float64)
+    # Equal differences that rounding took apart would be no ties to Wilcoxon's ranks, and zeros no zeros.
+    return np.round(difference_NM, 12)
 
 
 def _wilcoxon(difference_N: np.ndarray) -> float:

@@ -181,15 +181,16 @@ def difference_rows(
     kinds: Sequence[str],
     resamples: int = 10_000,
 ) -> list[Row]:
-    """metaCSR minus each other model on the same users, each at the steps it chose, with p-values.
+    """metaCSR minus each other model on the same users and training seeds, each at the steps it chose, with p-values.
 
     Args:
         runs, scenarios, kinds: as in `summary_rows`.
         resamples: of the bootstrap.
 
     Returns:
-        Flat rows: scenario, candidates, metric, model, difference, low, high (paired bootstrap 95 %), bootstrap_p, wilcoxon_p, and both
-        after Holm's correction over the models of one scenario, kind of candidates and metric; none where metaCSR is missing.
+        Flat rows: scenario, candidates, metric, model, seeds (those that both have), difference, low, high (paired bootstrap 95 %),
+        bootstrap_p, wilcoxon_p, and both after Holm's correction over the models of one scenario, kind of candidates and metric; none
+        where metaCSR is missing, or for a model that shares no seed with it.
 
     Raises:
         WorkdirError: two models were ranked on other cases.
@@ -200,16 +201,14 @@ def difference_rows(
     places = [METRICS.index(metric) for metric in TESTED]
     for scenario in scenarios:
         for kind in kinds:
-            chosen = {
-                model: scored(of_model, "chosen", scenario, kind)
-                for model, of_model in models.items()
-            }
-            own = chosen.pop(REFERENCE)
-            tests = {}
-            for model, other in chosen.items():
-                check_same_cases(
-                    own.ranks, other.ranks, models[REFERENCE][0].path, models[model][0].path
-                )
+            tests, shared = {}, {}
+            for model, of_model in models.items():
+                pairs = _same_seeds(models[REFERENCE], of_model)
+                if model == REFERENCE or not pairs[0]:
+                    continue
+                own, other = (scored(of_pair, "chosen", scenario, kind) for of_pair in pairs)
+                check_same_cases(own.ranks, other.ranks, pairs[0][0].path, pairs[1][0].path)
+                shared[model] = ",".join(str(run.seed) for run in pairs[0])
                 pair = own.metric_NM[:, places], other.metric_NM[:, places]
                 tests[model] = paired_test(*pair, resamples)
             for place, metric in enumerate(TESTED):
@@ -232,12 +231,21 @@ def difference_rows(
                             "candidates": kind,
                             "metric": metric,
                             "model": model,
+                            "seeds": shared[model],
                             **dict(zip(("difference", "low", "high"), interval, strict=True)),
                             **dict(zip(names, map(float, p_values), strict=True)),
                             "cases": len(own.ranks.rank),
                         }
                     )
     return rows
+
+
+def _same_seeds(
+    own: Sequence[Finished], others: Sequence[Finished]
+) -> tuple[list[Finished], list[Finished]]:
+    """The runs of two models with the training seeds that both have."""
+    common = {run.seed for run in own} & {run.seed for run in others}
+    return [run for run in own if run.seed in common], [run for run in others if run.seed in common]
 
 
 def by_model(runs: Iterable[Finished]) -> dict[str, list[Finished]]:
