@@ -137,6 +137,8 @@ class MetaConfig:
     inner_rate: float = 1e-4  # alpha; metasgd: where the learned rates start
     inner_reduction: Literal["sum", "mean"] = "sum"  # of the loss over the support samples
     adapted: Literal["all", "readout", "head"] = "all"  # what of theta_2 adapts; anil: readout
+    # Samples whose outer gradient is taken at a time, whole tasks: bounds memory. 0: by backend (`metacsr_jax.meta`).
+    samples_at_once: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metacsr_jax import losses
+from metacsr_jax.adaptation import adapt, relative_shift, split_adapted
 from metacsr_jax.config import LossConfig, MetaConfig
 from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.models.diffusion import ItemTable
 from metacsr_jax.models.metacsr import Network, Params
+from metacsr_jax.parts import mean_over_parts, tasks_at_once
 from metacsr_jax.tasks import Samples
 
 
@@ -47,61 +49,6 @@ class MetaLearner(NamedTuple):
     init: Callable[[Params], Params]
     personalise: Callable[[Params, ItemTable, Samples, int], Params]
     outer_gradient: Callable[..., OuterResult]
-
-
-def adapt(
-    inner_loss: Callable[..., jax.Array],
-    fast: Params,
-    rate: float | Params,
-    steps: int,
-    *,
-    first_order: bool = False,
-    per_step: Any = None,
-) -> Params:
-    """Gradient descent on a task: theta_2' = theta_2 - alpha grad L(theta_2), `steps` times (eqs. 11, 12).
-
-    Args:
-        inner_loss: the support loss as a function of the adapted parameters.
-        fast: where descent starts.
-        rate: alpha, one number or a tree like `fast`.
-        steps: how often, >= 0; 0 returns `fast`.
-        first_order: treat the inner gradient as a constant when the result is differentiated.
-        per_step: a tree whose leaves lead with [steps]: what the loss gets as a second argument in each step, fresh negatives for
-            instance; None: the loss takes no second argument.
-
-    Returns:
-        The adapted parameters, a differentiable function of `fast` and `rate`.
-    """
-    rates = jax.tree.map(lambda _: rate, fast) if isinstance(rate, float) else rate
-
-    def step(fast, given):
-        gradient = jax.grad(inner_loss)(fast, *(() if per_step is None else (given,)))
-        if first_order:
-            gradient = jax.lax.stop_gradient(gradient)
-        return jax.tree.map(lambda p, r, g: p - r * g, fast, rates, gradient), None
-
-    if steps == 1:
-        return step(fast, jax.tree.map(lambda leaf: leaf[0], per_step))[0]
-    return jax.lax.scan(step, fast, per_step, length=steps)[0]
-
-
-def split_adapted(theta_2: Params, adapted: str) -> tuple[Params, Params]:
-    """Parts theta_2 into what a task adapts and what it shares, as flat dicts by path.
-
-    Args:
-        theta_2: the encoder's parameters.
-        adapted: "all"; "readout": W6, b3 and what follows it; "head": the same without W6.
-    """
-
-    def chosen(path: tuple[str, ...]) -> bool:
-        if adapted == "all":
-            return True
-        late = path[0] in ("readout", "predictor") and path[:2] != ("readout", "W0")
-        return late and not (adapted == "head" and path == ("readout", "W6", "kernel"))
-
-    flat = flatten_dict(theta_2)
-    fast = {path: leaf for path, leaf in flat.items() if chosen(path)}
-    return fast, {path: leaf for path, leaf in flat.items() if path not in fast}
 
 
 def sample_loss(
@@ -169,31 +116,40 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
         loss = sample_loss(network, loss_config, theta_2, table, query, "mean", key)
         return loss, (relative_shift(params["encoder"], theta_2), theta_2)
 
-    def query_loss(params, inputs, support, query, key):
-        table = network.represent(params["representer"], inputs)
-        keys = jax.random.split(key, query.target_K.shape[0])
-        in_axes = (None, None, 0, 0, 0)
-        loss_T, (shift_T, theta_2_T) = jax.vmap(task_loss, in_axes)(
-            params, table, support, query, keys
+    def some_tasks(rest, table, given):
+        """Loss, shift and adapted parameters, means over tasks."""
+        loss_T, (shift_T, theta_2_T) = jax.vmap(task_loss, (None, None, 0, 0, 0))(
+            rest, table, *given
         )
-        return jnp.mean(loss_T), (jnp.mean(shift_T), theta_2_T)
+        adapted = theta_2_T if config.method == "reptile" else ()
+        return jnp.mean(loss_T), jax.tree.map(lambda a: jnp.mean(a, axis=0), (shift_T, adapted))
+
+    def all_tasks(params, inputs, support, query, key):
+        """The representer is differentiated once, the tasks some at a time: memory does not grow with the meta-batch."""
+        rest = {name: part for name, part in params.items() if name != "representer"}
+        table, pull = jax.vjp(
+            lambda theta_1: network.represent(theta_1, inputs), params["representer"]
+        )
+        gradient_of = jax.value_and_grad(some_tasks, argnums=(0, 1), has_aux=True)
+        given = (support, query, jax.random.split(key, query.target_K.shape[0]))
+        samples = support.target_K.size + query.target_K.size
+        (loss, (shift, adapted)), (of_rest, of_table) = mean_over_parts(
+            lambda part: gradient_of(rest, table, part),
+            given,
+            tasks_at_once(config, samples, query.target_K.shape[0]),
+        )
+        (of_theta_1,) = pull(of_table)
+        return OuterResult(loss, {"representer": of_theta_1, **of_rest}, shift), adapted
 
     def through_adaptation(params, inputs, support, query, key) -> OuterResult:
-        gradient_of = jax.value_and_grad(query_loss, has_aux=True)
-        (loss, (shift, _)), gradient = gradient_of(params, inputs, support, query, key)
-        return OuterResult(loss, gradient, shift)
+        return all_tasks(params, inputs, support, query, key)[0]
 
     def toward_adapted(params, inputs, support, query, key) -> OuterResult:
         """Reptile: theta_2 is pulled to the mean of its adapted copies; theta_1 takes the first-order query gradient."""
-        gradient_of = jax.value_and_grad(query_loss, has_aux=True)
-        (loss, (shift, theta_2_T)), gradient = gradient_of(params, inputs, support, query, key)
+        result, adapted = all_tasks(params, inputs, support, query, key)
         scale = 1.0 / (config.inner_rate * max(config.inner_steps, 1))
-        pull = jax.tree.map(
-            lambda start, end_T: scale * (start - jnp.mean(end_T, axis=0)),
-            params["encoder"],
-            theta_2_T,
-        )
-        return OuterResult(loss, {**gradient, "encoder": pull}, shift)
+        pull = jax.tree.map(lambda start, end: scale * (start - end), params["encoder"], adapted)
+        return result._replace(gradient={**result.gradient, "encoder": pull})
 
     def plain(params, inputs, support, query, key) -> OuterResult:
         """No inner loop: support and query are samples alike."""
@@ -222,13 +178,3 @@ def plain_gradient(
 
     loss, gradient = jax.value_and_grad(loss_of)(params)
     return OuterResult(loss, gradient, jnp.zeros(()))
-
-
-def relative_shift(before: Params, after: Params) -> jax.Array:
-    """||after - before|| / ||before|| over a whole tree."""
-
-    def norm(tree):
-        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
-
-    difference = jax.tree.map(lambda a, b: jax.lax.stop_gradient(a - b), after, before)
-    return norm(difference) / norm(jax.lax.stop_gradient(before))

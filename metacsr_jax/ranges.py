@@ -33,6 +33,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("loss.label_smoothing", 0, 0.99),
     ("meta.inner_steps", 0, _INF),
     ("meta.inner_rate", 1e-12, _INF),
+    ("meta.samples_at_once", 0, _INF),
     ("optimizer.rate", 1e-12, _INF),
     ("optimizer.rates_rate", 0, _INF),
     ("optimizer.pretrain_rate", 0, _INF),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metacsr_jax.meta import adapt, plain_gradient, relative_shift, sample_loss, split_adapted
+from metacsr_jax.adaptation import adapt, relative_shift, split_adapted
+from metacsr_jax.meta import plain_gradient, sample_loss
 
 # Without the ReLUs that leave so small a model nothing to learn from.
 SMALL = {

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from metacsr_jax import losses
+from metacsr_jax.adaptation import adapt
 from metacsr_jax.baselines.training import (
     device_histories,
     draw_events,
@@ -30,7 +31,6 @@ from metacsr_jax.baselines.training import (
     updates_per_epoch,
 )
 from metacsr_jax.config import BPRConfig, Config
-from metacsr_jax.meta import adapt
 from metacsr_jax.model import Model
 from metacsr_jax.negatives import draw_negatives
 from metacsr_jax.protocol import Protocol

@@ -34,6 +34,7 @@ import numpy as np
 import optax
 
 from metacsr_jax import losses
+from metacsr_jax.adaptation import adapt
 from metacsr_jax.baselines.few_shot import dense
 from metacsr_jax.baselines.ngcf import (
     GraphData,
@@ -54,7 +55,6 @@ from metacsr_jax.baselines.training import (
 )
 from metacsr_jax.config import Config, MetaCFConfig
 from metacsr_jax.graph import DiffusionInputs, aggregate_items, aggregate_users
-from metacsr_jax.meta import adapt
 from metacsr_jax.model import Model
 from metacsr_jax.negatives import draw_negatives
 from metacsr_jax.protocol import Protocol, training_events

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metacsr_jax import losses
+from metacsr_jax.adaptation import adapt
 from metacsr_jax.baselines.training import (
     device_histories,
     epochs,
@@ -20,7 +21,6 @@ from metacsr_jax.baselines.training import (
     updates_per_epoch,
 )
 from metacsr_jax.config import CausalConfig, Config, SequenceConfig, TaskConfig
-from metacsr_jax.meta import adapt
 from metacsr_jax.model import Model
 from metacsr_jax.negatives import draw_negatives
 from metacsr_jax.protocol import Protocol

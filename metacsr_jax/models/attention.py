@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
+from metacsr_jax.models.pairs import pair_scores
 
 INITIAL_SLOPE = 0.5  # distance=learned: softplus^-1 is taken of it
 
@@ -68,7 +69,10 @@ class PairAttention(nn.Module):
         to_LA = dense(width, use_bias=False, name="W5")(item_LD)
         out_width = 1 if config.attention == "element" else config.dim
         W3 = self.param("W3", init, (width, out_width))
-        correlation_LLO = nn.sigmoid(from_LA[:, None] + to_LA[None, :]) @ W3
+        if config.attention == "element":
+            correlation_LLO = pair_scores(from_LA, to_LA, W3[:, 0])[..., None]
+        else:
+            correlation_LLO = nn.sigmoid(from_LA[:, None] + to_LA[None, :]) @ W3
         step_LL = jnp.abs(jnp.arange(length)[:, None] - jnp.arange(length)[None, :])
         step_LL = step_LL.astype(correlation_LLO.dtype)
         outputs = []

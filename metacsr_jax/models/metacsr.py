@@ -17,6 +17,9 @@ from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable
 from metacsr_jax.models.encoders import ENCODERS
 
 Params = Any  # a tree of arrays
+# Up to so many times as many items as candidates, one product with the catalogue is faster than gathering the candidates' vectors
+# and, in the derivative, scattering theirs (docs/performance.md).
+DENSE_SCORES = 40
 
 
 class Predictor(nn.Module):
@@ -96,10 +99,13 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         return score_BI + table.bias_I[None]
 
     def score_candidates(theta_2, table, s_BD, item_BN):
-        vector_BND = table.vector_ID[item_BN]
         if config.predictor == "dot":
-            score_BN = jnp.einsum("bd,bnd->bn", s_BD, vector_BND)
+            if table.vector_ID.shape[0] <= DENSE_SCORES * item_BN.shape[1]:
+                score_BI = score_catalogue(theta_2, table, s_BD)
+                return jnp.take_along_axis(score_BI, item_BN, axis=1)
+            score_BN = jnp.einsum("bd,bnd->bn", s_BD, table.vector_ID[item_BN])
         else:
+            vector_BND = table.vector_ID[item_BN]
             score_BN = jax.vmap(lambda s_D, v_ND: mlp(theta_2, s_D, v_ND))(s_BD, vector_BND)
         return score_BN + table.bias_I[item_BN]
 
