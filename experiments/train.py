@@ -9,7 +9,7 @@ The same command resumes an interrupted run. `--set section.name=value` changes 
 from absl import flags
 
 from experiments import launch
-from metacsr_jax import presets, settings
+from metacsr_jax import parallel, presets, settings
 from metacsr_jax.config import Config
 from metacsr_jax.log import load_log
 from metacsr_jax.plan import plan
@@ -35,6 +35,12 @@ _SKIP = flags.DEFINE_bool(
     "skip_malformed", False, "Count malformed lines instead of stopping at the first."
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "Deal tasks out to so many devices; 0: all.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where several processes train together."
+)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes; all share --workdir.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process, from 0.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 
 
@@ -60,7 +66,17 @@ def main(_: list[str]) -> int | None:
         return None
     if not _WORKDIR.value:
         raise launch.MetaCSRError("--workdir is missing: the directory to write to")
-    result = fit(lambda: load_log(config), config, _WORKDIR.value, progress=_PROGRESS.value)
+    if _COORDINATOR.value is not None:
+        parallel.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    elif _PROCESSES.value != 1:
+        raise launch.MetaCSRError(f"--processes={_PROCESSES.value}: needs --coordinator=HOST:PORT")
+    result = fit(
+        lambda: load_log(config),
+        config,
+        _WORKDIR.value,
+        devices=_DEVICES.value,
+        progress=_PROGRESS.value,
+    )
     return launch.INTERRUPTED if result.status == "interrupted" else None
 
 

@@ -114,8 +114,10 @@ class Checkpoints:
         return step
 
 
-def abstract_on(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes and types of a state (arrays or `jax.eval_shape` results), placed by `sharding`."""
+def abstract_on(state: TrainState, shardings: TrainState) -> TrainState:
+    """Shapes and types of a state (arrays or `jax.eval_shape` results), each placed by its sharding."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        shardings,
     )

@@ -81,6 +81,7 @@ class ModelConfig:
     node_norm: bool = True  # algorithm 1, line 4
     node_residual: bool = False  # f = f_in + W2 [f_in, f_la] + b2
     init_scale: float = 1.0  # standard deviation of embeddings is init_scale / sqrt(dim)
+    tables: Literal["replicated", "rows"] = "replicated"  # of embeddings, over many devices
     # Sequential Recommender: eqs. 2 to 8
     encoder: Literal["attention", "gru", "transformer", "mean"] = "attention"
     attention: Literal["element", "feature"] = "element"  # eq. 2: a score or a vector per pair

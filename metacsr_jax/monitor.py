@@ -7,6 +7,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from metacsr_jax.model import Model, Phase
+from metacsr_jax.parallel import writes
 from metacsr_jax.step import StepReport
 from metacsr_jax.validation import Validation
 from metacsr_jax.workdir import append_record
@@ -18,7 +19,11 @@ class Monitor(contextlib.AbstractContextManager):
     def __init__(self, workdir: Path, step: int, model: Model, show: bool):
         """Starts at `step`; records of a resumed run continue those there."""
         self._file = workdir / "metrics.jsonl"
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1 if step else 0)
+        self._events = SummaryWriter(
+            str(workdir / "events"),
+            purge_step=step + 1 if step else 0,
+            write_to_disk=writes(),
+        )
         self._bar = tqdm(
             total=model.total,
             initial=step,

@@ -13,6 +13,7 @@ from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.losses import needs_negatives
 from metacsr_jax.meta import MetaLearner, OuterResult, plain_gradient
 from metacsr_jax.models.metacsr import Network, Params
+from metacsr_jax.parallel import pinned, split
 from metacsr_jax.tasks import Histories, draw_samples, draw_tasks, with_negatives
 
 
@@ -91,7 +92,7 @@ def make_chunk(
         samples, user = draw_samples(
             sample_key, data.histories, config.tasks, max_length, config.tasks.pretrain_batch
         )
-        samples = attach(negative_key, samples, user, data.histories)
+        samples = split(attach(negative_key, samples, user, data.histories))
         return plain_gradient(network, config.loss, params, data.inputs, samples, loss_key)
 
     def meta_step(key, params, data) -> OuterResult:
@@ -99,8 +100,8 @@ def make_chunk(
         support, query, support_user, query_user = draw_tasks(
             task_key, data.histories, config.tasks, max_length
         )
-        support = attach(support_key, support, support_user, data.histories)
-        query = attach(query_key, query, query_user, data.histories)
+        support = split(attach(support_key, support, support_user, data.histories))
+        query = split(attach(query_key, query, query_user, data.histories))
         return learner.outer_gradient(params, data.inputs, support, query, loss_key)
 
     outer_step = plain_step if pretrain else meta_step
@@ -116,7 +117,8 @@ def make_chunk(
             result.shift,
         )
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), report
+        state = TrainState(params, opt_state, state.step + 1)
+        return pinned(state, config.model.tables), report
 
     @partial(jax.jit, donate_argnums=0)
     def chunk(state: TrainState, data: TrainData, seed_key: jax.Array):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from metacsr_jax import parallel
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.audit import audit
 from metacsr_jax.checkpoint import Checkpoints, Progress, abstract_on
@@ -51,6 +52,7 @@ def fit(
     config: Config,
     workdir: str | os.PathLike,
     *,
+    devices: int = 0,
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> FitResult:
@@ -62,6 +64,7 @@ def fit(
         log: the events, or a function that reads them; not asked for where the work directory already has its protocol.
         config: all settings.
         workdir: created if missing; one that belongs to another configuration is refused.
+        devices: over which tasks are dealt out; 0: all there are. Any number ends in the same result up to rounding.
         progress: show a progress bar.
         say: receives lines for the user.
 
@@ -76,12 +79,17 @@ def fit(
     """
     check(config)
     cache_compilations()
-    path = workdirs.open_workdir(workdir, config)
-    manifest = workdirs.read_manifest(path)
-    if manifest.get("status") == "finished":
+    mesh = parallel.make_mesh(config, devices)
+    if not parallel.writes():
+        say, progress = _nothing, False
+    with parallel.first_process_first():
+        path = workdirs.open_workdir(workdir, config)
+        manifest = workdirs.read_manifest(path)
+        finished = manifest.get("status") == "finished"
+        protocol = None if finished else prepare_protocol(log, config, path, say)
+    if protocol is None:
         say(f"{path}: training is finished (step {manifest['step']}), nothing to do")
         return _finished(path, manifest)
-    protocol = prepare_protocol(log, config, path, say)
     problem = make_problem(protocol, config)
     workdirs.update_manifest(
         path,
@@ -94,7 +102,7 @@ def fit(
     )
     checkpoints = Checkpoints(path / "checkpoints", config.train.keep)
     try:
-        return _train(problem, path, checkpoints, progress, say)
+        return _train(problem, mesh, path, checkpoints, progress, say)
     finally:
         checkpoints.close()
 
@@ -131,11 +139,19 @@ def seed_keys(config: Config) -> tuple[jax.Array, jax.Array]:
     return init_key, step_key
 
 
-def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
+def _nothing(line: str) -> None:
+    del line
+
+
+def _train(problem, mesh, path, checkpoints, progress_bar, say) -> FitResult:
     config, train, model = problem.config, problem.config.train, problem.model
     seed_key = seed_keys(config)[1]
     validate = make_validation(problem)
-    state, progress = _start(problem, path, checkpoints, say)
+    state, progress = _start(problem, mesh, path, checkpoints, say)
+    data = parallel.everywhere(model.data, mesh)
+    if mesh is not None:
+        seed_key = parallel.everywhere(seed_key, mesh)
+        say(f"{mesh.size} devices, {jax.process_count()} processes")
     total = model.total
     step = int(state.step)
     if not total and not checkpoints.steps():  # a model that only counts
@@ -149,7 +165,8 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
             started = time.monotonic()
             with jax.transfer_guard("disallow"):
                 phase = model.phase_of(step + 1)
-                state, reports = phase.chunk(state, model.data, seed_key)
+                with parallel.on(mesh):
+                    state, reports = phase.chunk(state, data, seed_key)
                 reports = jax.device_get(reports)
                 refuse_non_finite(reports, step, config.train.model)
                 step += train.chunk
@@ -158,13 +175,14 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
                 monitor.steps(step, phase, reports, seconds)
                 if step % train.validate_every == 0 or step == total:
                     validation = validate(
-                        state.params, config.evaluation.adapt_steps if phase.final else (0,)
+                        parallel.here(state.params, mesh),
+                        config.evaluation.adapt_steps if phase.final else (0,),
                     )
                     monitor.validation(step, validation)
                     if phase.final:
                         progress = _judge(progress, step, validation)
                     stopped = bool(train.patience) and progress.stale >= train.patience
-            interrupted = interrupts.received
+            interrupted = parallel.any_process(interrupts.received)
             if (
                 progress.best_step == step
                 or step % train.save_every == 0
@@ -178,30 +196,30 @@ def _train(problem, path, checkpoints, progress_bar, say) -> FitResult:
                 say(f"interrupted at step {step}, saved; the same command resumes")
                 return FitResult("interrupted", step, progress.best_step, None, {}, path)
         checkpoints.wait()
-    return _finish(problem, validate, path, checkpoints, step, progress, say)
+    return _finish(problem, mesh, validate, path, checkpoints, step, progress, say)
 
 
-def _start(problem, path, checkpoints, say) -> tuple[TrainState, Progress]:
+def _start(problem, mesh, path, checkpoints, say) -> tuple[TrainState, Progress]:
     """The newest checkpoint, or a fresh state."""
     saved = checkpoints.steps()
+    abstract = jax.eval_shape(lambda: initial_state(problem))
+    placed = parallel.shardings(abstract, mesh, problem.config.model.tables)
     if not saved:
         workdirs.truncate_records(path / "metrics.jsonl", 0)
-        return jax.jit(lambda: initial_state(problem))(), Progress()
-    abstract = jax.eval_shape(lambda: initial_state(problem))
-    state = checkpoints.restore(saved[-1], abstract_on(abstract, _default_sharding()))
+        return jax.jit(lambda: initial_state(problem), out_shardings=placed)(), Progress()
+    state = checkpoints.restore(saved[-1], abstract_on(abstract, placed))
     workdirs.truncate_records(path / "metrics.jsonl", saved[-1])
     say(f"resumed from step {saved[-1]}")
     return state, checkpoints.progress(saved[-1])
 
 
-def _default_sharding() -> jax.sharding.Sharding:
-    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-
-def restore_params(problem: Problem, checkpoints: Checkpoints, step: int):
+def restore_params(
+    problem: Problem, checkpoints: Checkpoints, step: int, mesh: jax.sharding.Mesh | None = None
+):
     """Parameters of a saved step on the default device, wherever they were written."""
     abstract = jax.eval_shape(lambda: initial_state(problem))
-    return checkpoints.restore(step, abstract_on(abstract, _default_sharding())).params
+    placed = parallel.shardings(abstract, mesh, problem.config.model.tables)
+    return parallel.here(checkpoints.restore(step, abstract_on(abstract, placed)).params, mesh)
 
 
 def _judge(progress: Progress, step: int, validation: Validation) -> Progress:
@@ -223,9 +241,9 @@ def refuse_non_finite(reports: StepReport, first_step: int, model: str) -> None:
         )
 
 
-def _finish(problem, validate, path, checkpoints, step, progress, say) -> FitResult:
+def _finish(problem, mesh, validate, path, checkpoints, step, progress, say) -> FitResult:
     """Chooses the adaptation steps on validation users at the best checkpoint and closes the manifest."""
-    params = restore_params(problem, checkpoints, progress.best_step)
+    params = restore_params(problem, checkpoints, progress.best_step, mesh)
     validation = validate(params, problem.config.evaluation.adapt_steps)
     manifest = workdirs.update_manifest(
         path,

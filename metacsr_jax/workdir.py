@@ -15,6 +15,7 @@ from typing import Any
 from metacsr_jax import settings
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError, WorkdirError
+from metacsr_jax.parallel import writes
 from metacsr_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "numpy", "polars")
@@ -119,14 +120,18 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes JSON whole or not at all; of several processes, the first one."""
+    if not writes():
+        return
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, file)
 
 
 def append_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Appends one line of JSON."""
+    """Appends one line of JSON; of several processes, the first one."""
+    if not writes():
+        return
     with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
@@ -146,7 +151,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
 
 def truncate_records(file: Path, last_step: int) -> None:
     """Drops records of steps after `last_step`: what a killed run logged beyond its last checkpoint will be logged again."""
-    if not file.exists():
+    if not writes() or not file.exists():
         return
     kept = [record for record in read_records(file) if record["step"] <= last_step]
     partial = file.with_name(f".{file.name}.partial")

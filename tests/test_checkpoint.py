@@ -3,13 +3,13 @@
 import contextlib
 import shutil
 
-import jax
 import jax.numpy as jnp
 import pytest
 from tiny import assert_same_bits
 
 from metacsr_jax.checkpoint import Checkpoints, Progress, abstract_on
 from metacsr_jax.errors import WorkdirError
+from metacsr_jax.parallel import shardings
 from metacsr_jax.step import TrainState
 
 
@@ -20,7 +20,7 @@ def state(step: int, width: int = 3) -> TrainState:
 
 
 def abstract(width: int = 3) -> TrainState:
-    return abstract_on(state(0, width), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return abstract_on(state(0, width), shardings(state(0, width), None, "replicated"))
 
 
 @pytest.fixture

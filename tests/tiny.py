@@ -19,6 +19,7 @@ from metacsr_jax import presets, settings
 from metacsr_jax.checkpoint import Checkpoints, abstract_on
 from metacsr_jax.config import Config
 from metacsr_jax.log import load_log
+from metacsr_jax.parallel import shardings
 from metacsr_jax.problem import make_problem
 from metacsr_jax.protocol import load_protocol
 from metacsr_jax.train import FitResult, fit, initial_state
@@ -137,11 +138,11 @@ def saved_state(workdir: Path, step: int | None = None):
     config = read_config(workdir)
     problem = make_problem(load_protocol(workdir / "protocol"), config)
     abstract = jax.eval_shape(lambda: initial_state(problem))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = shardings(abstract, None, config.model.tables)
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep)
     with contextlib.closing(checkpoints):
         step = checkpoints.steps()[-1] if step is None else step
-        return jax.device_get(checkpoints.restore(step, abstract_on(abstract, sharding)))
+        return jax.device_get(checkpoints.restore(step, abstract_on(abstract, placed)))
 
 
 def records(workdir: Path) -> list[Mapping[str, Any]]:

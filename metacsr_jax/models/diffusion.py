@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs, aggregate_items, aggregate_users
+from metacsr_jax.parallel import ROW_MULTIPLE
 
 NORM_EPSILON = 1e-12  # inside the root of algorithm 1, line 4: ReLU can leave a row of zeros
 
@@ -66,16 +67,13 @@ class DiffusionRepresenter(nn.Module):
     @nn.compact
     def __call__(self, inputs: DiffusionInputs) -> ItemTable:
         """Returns the table of item vectors; `inputs` as in `graph.DiffusionInputs`."""
-        config, init = (
-            self.config,
-            nn.initializers.normal(self.config.init_scale / self.config.dim**0.5),
-        )
-        item_ID = self.param("item_embedding", init, (self.num_items, config.dim))
+        config = self.config
+        item_ID = self._table("item_embedding", self.num_items)
         if inputs.item_features_IF is not None:
             project = nn.Dense(config.dim, use_bias=False, name="item_features")
             item_ID = item_ID + project(inputs.item_features_IF)
         if config.diffusion:
-            user_RD = self.param("user_embedding", init, (self.num_users, config.dim))
+            user_RD = self._table("user_embedding", self.num_users)
             if inputs.user_features_RF is not None:
                 project = nn.Dense(config.dim, use_bias=False, name="user_features")
                 user_RD = user_RD + project(inputs.user_features_RF)
@@ -92,6 +90,17 @@ class DiffusionRepresenter(nn.Module):
             degree_I = inputs.graph.nodes["degree"][self.num_users :]
             bias_I = self.param("item_bias", lambda _: _centred_log(degree_I))
         return ItemTable(item_ID, bias_I)
+
+    def _table(self, name: str, rows: int) -> jax.Array:
+        """A parameter of `rows` vectors; to be split over devices it has rows of zeros behind them."""
+        config = self.config
+        draw = nn.initializers.normal(config.init_scale / config.dim**0.5)
+        short = -rows % ROW_MULTIPLE if config.tables == "rows" else 0
+
+        def init(key):
+            return jnp.pad(draw(key, (rows, config.dim)), ((0, short), (0, 0)))
+
+        return self.param(name, init)[:rows]
 
 
 def _centred_log(degree_I: jax.Array) -> jax.Array:
