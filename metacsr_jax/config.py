@@ -372,6 +372,8 @@ class TrainConfig:
     save_every: int = 50  # steps, a multiple of chunk
     patience: int = 0  # validations without improvement before stopping; 0: never stop early
     keep: int = 2  # checkpoints kept besides the best
+    # Of matrix products where the device has several (GPU, TPU); parameters and everything else are float32. metaCSR alone.
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,12 +110,17 @@ def _search(known, start_B1, count_B1, before, shape, num_items):
     """How many entries of each row come `before`, a predicate of a gap and its place that never turns true again."""
     low_BN = jnp.zeros(shape, jnp.int32)  # the number lies in [low, high]
     high_BN = jnp.broadcast_to(count_B1, shape)
-    last = known.gap_F.shape[0] - 1
+    gap_F, last = jnp.asarray(known.gap_F), known.gap_F.shape[0] - 1
     longest = min(known.gap_F.shape[0], num_items)  # a row has at most that many entries
-    for _ in range(max(1, math.ceil(math.log2(longest + 1)))):
+
+    def halve(_, bounds):
+        low_BN, high_BN = bounds
         middle_BN = (low_BN + high_BN) // 2
-        below_BN = before(known.gap_F[jnp.minimum(start_B1 + middle_BN, last)], middle_BN)
+        below_BN = before(gap_F[jnp.minimum(start_B1 + middle_BN, last)], middle_BN)
         open_BN = low_BN < high_BN
         low_BN = jnp.where(open_BN & below_BN, middle_BN + 1, low_BN)
-        high_BN = jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
-    return low_BN
+        return low_BN, jnp.where(open_BN & ~below_BN, middle_BN, high_BN)
+
+    # Written out, the halvings would be fused into one another, each twice: minutes and gigabytes of compiling.
+    halvings = max(1, math.ceil(math.log2(longest + 1)))
+    return jax.lax.fori_loop(0, halvings, halve, (low_BN, high_BN))[0]

@@ -1,0 +1,1 @@
+"""What `tools.benchmark_meta_batch` is made of."""
