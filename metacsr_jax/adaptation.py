@@ -9,6 +9,10 @@ from flax.traverse_util import flatten_dict
 
 from metacsr_jax.models.metacsr import Params
 
+W6 = ("readout", "W6", "kernel")
+# Of W6's entries: up to so many of the two thin factors cost less than a matrix for each task (docs/performance.md).
+LOW_RANK_SHARE = 0.5
+
 
 def adapt(
     inner_loss: Callable[..., jax.Array],
@@ -66,10 +70,77 @@ def split_adapted(theta_2: Params, adapted: str) -> tuple[Params, Params]:
 
 
 def relative_shift(before: Params, after: Params) -> jax.Array:
-    """||after - before|| / ||before|| over a whole tree."""
+    """||after - before|| / ||before|| over a whole tree; factors of W6's change count as their product."""
+    start, end = (flatten_dict(jax.lax.stop_gradient(tree)) for tree in (before, after))
+    square = sum(jnp.sum((end[path] - leaf) ** 2) for path, leaf in start.items())
+    if (*W6[:2], "left") in end:
+        left, right = (end[(*W6[:2], side)] for side in ("left", "right"))
+        square = square + jnp.sum((left @ left.T) * (right @ right.T))
+    return jnp.sqrt(square) / jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in start.values()))
 
-    def norm(tree):
-        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
-    difference = jax.tree.map(lambda a, b: jax.lax.stop_gradient(a - b), after, before)
-    return norm(difference) / norm(jax.lax.stop_gradient(before))
+def low_rank_pays(fast: Params, samples: int, steps: int) -> bool:
+    """Whether the change of W6 after so many steps on so many samples is better kept as two thin factors.
+
+    Args:
+        fast: what adapts, a flat dict by path.
+        samples: K of the support.
+        steps: inner steps.
+    """
+    if W6 not in fast or not steps:
+        return False
+    rows, columns = fast[W6].shape
+    return steps * samples * (rows + columns) <= LOW_RANK_SHARE * rows * columns
+
+
+def adapt_low_rank(
+    tapped_loss: Callable[..., tuple[jax.Array, jax.Array]],
+    fast: Params,
+    rate: float,
+    steps: int,
+    samples: int,
+    *,
+    first_order: bool = False,
+) -> Params:
+    """`adapt`, with W6' = W6 - alpha sum_t x_t^T delta_t kept as its factors: no matrix of W6's size for each task.
+
+    Args:
+        tapped_loss: (fast, tap_KO) -> the support loss and what W6 read, x [K, F]; the taps are added to what W6 gives, so that the
+            derivative for them is delta.
+        fast: where descent starts, a flat dict by path.
+        rate: alpha.
+        steps: how often, at least 1.
+        samples: K.
+        first_order: as in `adapt`.
+
+    Returns:
+        The adapted parameters, W6 as it was, and "left" [steps K, F] and "right" [steps K, O] beside it (`encoders.Projection`).
+    """
+    kernel = fast[W6]
+    small = {path: leaf for path, leaf in fast.items() if path != W6}
+    tap_KO = jnp.zeros((samples, kernel.shape[1]), kernel.dtype)
+    left_SKF = jnp.zeros((steps, samples, kernel.shape[0]), kernel.dtype)
+    right_SKO = jnp.zeros((steps, *tap_KO.shape), kernel.dtype)
+
+    def whole(small, left_SKF, right_SKO):
+        left, right = (part.reshape(steps * samples, -1) for part in (left_SKF, right_SKO))
+        return {**small, W6: kernel, (*W6[:2], "left"): left, (*W6[:2], "right"): right}
+
+    def step(carry, number):
+        small, left_SKF, right_SKO = carry
+
+        def loss(small, tap_KO):
+            return tapped_loss(whole(small, left_SKF, right_SKO), tap_KO)
+
+        (gradient, delta_KO), x_KF = jax.grad(loss, (0, 1), has_aux=True)(small, tap_KO)
+        if first_order:
+            gradient, delta_KO, x_KF = jax.lax.stop_gradient((gradient, delta_KO, x_KF))
+        small = jax.tree.map(lambda p, g: p - rate * g, small, gradient)
+        return (
+            small,
+            left_SKF.at[number].set(x_KF),
+            right_SKO.at[number].set(-rate * delta_KO),
+        ), None
+
+    carry = (small, left_SKF, right_SKO)
+    return whole(*jax.lax.scan(step, carry, jnp.arange(steps))[0])

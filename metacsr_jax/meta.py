@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metacsr_jax import losses
-from metacsr_jax.adaptation import adapt, relative_shift, split_adapted
+from metacsr_jax.adaptation import (
+    adapt,
+    adapt_low_rank,
+    low_rank_pays,
+    relative_shift,
+    split_adapted,
+)
 from metacsr_jax.config import LossConfig, MetaConfig
 from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.models.diffusion import ItemTable
@@ -72,6 +78,19 @@ def sample_loss(
         key: consumed for dropout; None: no dropout.
     """
     s_KD = network.encode(theta_2, table, samples.context_KL, samples.length_K, key)
+    return preference_loss(network, config, theta_2, table, s_KD, samples, reduction)
+
+
+def preference_loss(
+    network: Network,
+    config: LossConfig,
+    theta_2: Params,
+    table: ItemTable,
+    s_KD: jax.Array,
+    samples: Samples,
+    reduction: str,
+) -> jax.Array:
+    """`sample_loss` of preferences that are there already."""
     if losses.needs_negatives(config):
         target_K1 = samples.target_K[:, None]
         item_KN = jnp.concatenate([target_K1, samples.negative_KN], axis=1)
@@ -108,7 +127,23 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
                 network, loss_config, theta_2, table, support, config.inner_reduction
             )
 
-        fast = adapt(inner_loss, fast, rate, steps, first_order=first_order)
+        def tapped_loss(fast, tap_KO):
+            theta_2 = unflatten_dict({**shared, **fast})
+            s_KD, x_KF = network.encode_tapped(
+                theta_2, table, support.context_KL, support.length_K, tap_KO
+            )
+            loss = preference_loss(
+                network, loss_config, theta_2, table, s_KD, support, config.inner_reduction
+            )
+            return loss, x_KF
+
+        samples = support.target_K.shape[0]
+        # Reptile averages the adapted copies themselves, Meta-SGD's rates are not the same for all of W6.
+        whole = config.method in ("reptile", "metasgd")
+        if not whole and low_rank_pays(fast, samples, steps):
+            fast = adapt_low_rank(tapped_loss, fast, rate, steps, samples, first_order=first_order)
+        else:
+            fast = adapt(inner_loss, fast, rate, steps, first_order=first_order)
         return unflatten_dict({**shared, **fast})
 
     def task_loss(params, table, support, query, key):

@@ -12,6 +12,31 @@ from metacsr_jax.config import ModelConfig
 from metacsr_jax.models.attention import PairAttention, masked_softmax
 
 
+class Projection(nn.Module):
+    """W6 x + b3, with what lets a task change W6 without a matrix of its own.
+
+    A gradient step on a dense layer adds a matrix of the samples' rank, W6' = W6 + sum_r left_r right_r^T. Parameters "left" [R, F] and
+    "right" [R, O], where there are any, are that sum; a variable "taps/out" [O] is added to the output, so that the derivative for
+    it is the right side of the next step, whose left side, the input, is sown as "inputs/x".
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x_F: jax.Array) -> jax.Array:
+        """Returns [O]."""
+        shape = (x_F.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        out = x_F @ kernel + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        if self.has_variable("params", "left"):
+            left, right = (self.get_variable("params", name) for name in ("left", "right"))
+            out = out + (left @ x_F) @ right
+        if self.has_variable("taps", "out"):
+            out = out + self.get_variable("taps", "out")
+        self.sow("inputs", "x", x_F)
+        return out
+
+
 class Readout(nn.Module):
     """s_u = ReLU(W6 [E_fw, E_bw] + b3) (eq. 8), optionally through a hidden layer."""
 
@@ -32,11 +57,11 @@ class Readout(nn.Module):
             flat = jnp.sum(state_LF, axis=0) / jnp.maximum(jnp.sum(valid_L), 1)
         flat = nn.Dropout(config.input_dropout)(flat, deterministic=deterministic)
         if config.hidden:
-            flat = nn.relu(nn.Dense(config.hidden, name="W6")(flat))
+            flat = nn.relu(Projection(config.hidden, name="W6")(flat))
             flat = nn.Dropout(config.dropout)(flat, deterministic=deterministic)
             out_D = nn.Dense(config.dim, name="W7")(flat)
         else:
-            out_D = nn.Dense(config.dim, name="W6")(flat)
+            out_D = Projection(config.dim, name="W6")(flat)
         return nn.relu(out_D) if config.output_relu else out_D
 
 

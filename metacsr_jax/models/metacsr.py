@@ -44,6 +44,8 @@ class Network(NamedTuple):
         represent: (theta_1, inputs) -> ItemTable. Once per outer step: theta_1 is not adapted.
         encode: (theta_2, table, context_BL, length_B, key or None) -> s_BD. The contexts are left-padded item codes; with a key
             (which is consumed) dropout is on.
+        encode_tapped: (theta_2, table, context_BL, length_B, tap_BO) -> s_BD and what W6 read [B, F]; the taps are added to what W6
+            gives. Without dropout.
         score_catalogue: (theta_2, table, s_BD) -> logits [B, I].
         score_candidates: (theta_2, table, s_BD, item_BN) -> logits [B, N].
     """
@@ -51,6 +53,7 @@ class Network(NamedTuple):
     init: Callable[[jax.Array, DiffusionInputs], Params]
     represent: Callable[[Params, DiffusionInputs], ItemTable]
     encode: Callable[..., jax.Array]
+    encode_tapped: Callable[..., tuple[jax.Array, jax.Array]]
     score_catalogue: Callable[[Params, ItemTable, jax.Array], jax.Array]
     score_candidates: Callable[[Params, ItemTable, jax.Array, jax.Array], jax.Array]
 
@@ -89,6 +92,16 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             return jax.vmap(one, in_axes=(0, 0, None))(context_BL, length_B, None)
         return jax.vmap(one)(context_BL, length_B, jax.random.split(key, context_BL.shape[0]))
 
+    def encode_tapped(theta_2, table, context_BL, length_B, tap_BO):
+        def one(context_L, length, tap_O):
+            valid_L = jnp.arange(config.max_length) >= config.max_length - length
+            item_LD = jnp.where(valid_L[:, None], table.vector_ID[context_L], 0.0)
+            variables = {"params": theta_2, "taps": {"readout": {"W6": {"out": tap_O}}}}
+            s_D, sown = encoder.apply(variables, item_LD, valid_L, True, mutable=["inputs"])
+            return s_D, sown["inputs"]["readout"]["W6"]["x"][0]
+
+        return jax.vmap(one)(context_BL, length_B, tap_BO)
+
     def mlp(theta_2, preference_D, vector_ND):
         return predictor.apply({"params": theta_2["predictor"]}, preference_D, vector_ND)
 
@@ -109,4 +122,4 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             score_BN = jax.vmap(lambda s_D, v_ND: mlp(theta_2, s_D, v_ND))(s_BD, vector_BND)
         return score_BN + table.bias_I[item_BN]
 
-    return Network(init, represent, encode, score_catalogue, score_candidates)
+    return Network(init, represent, encode, encode_tapped, score_catalogue, score_candidates)
