@@ -26,34 +26,36 @@ from tools.benchmark.measure import Plan, measure
 from tools.benchmark.report import markdown, picture
 from tools.benchmark.workload import Sizes
 
-# flag: setting, default, help
+# flag: setting; with those of `Sizes` they are the flags that take lists
 SETTINGS = {
-    "tasks": ("tasks.tasks", "16", "Tasks of a meta-batch."),
-    "way": ("tasks.way", "15", "Users of a task."),
-    "support": ("tasks.support", "5", "Support samples of a user."),
-    "query": ("tasks.query", "15", "Query samples of a user."),
-    "length": ("model.max_length", "10", "Events of context, at most."),
-    "width": ("model.dim", "128", "Features."),
-    "hops": ("model.hops", "1", "Hops of diffusion."),
-    "negatives": ("loss.negatives", "100", "Negatives of a sample."),
-    "inner_steps": ("meta.inner_steps", "1", "Inner steps."),
-    "meta": ("meta.method", "maml", "Meta-learning algorithm."),
-    "precision": ("train.precision", "float32", "Of products: float32, tf32 or bfloat16."),
-    "samples_at_once": (
-        "meta.samples_at_once",
-        "0",
-        "Samples differentiated together; 0: by backend.",
-    ),
+    "tasks": "tasks.tasks",
+    "way": "tasks.way",
+    "support": "tasks.support",
+    "query": "tasks.query",
+    "length": "model.max_length",
+    "width": "model.dim",
+    "hops": "model.hops",
+    "negatives": "loss.negatives",
+    "inner_steps": "meta.inner_steps",
+    "meta": "meta.method",
+    "precision": "train.precision",
+    "samples_at_once": "meta.samples_at_once",
 }
-SIZES = {
-    "users": (4832, "Users of the log."),
-    "items": (3533, "Catalogue."),
-    "edges": (516_000, "Events of the log; its distinct pairs are the graph's edges."),
-}
-for _name, (_, _default, _help) in SETTINGS.items():
-    flags.DEFINE_list(_name, [_default], _help)
-for _name, (_number, _help) in SIZES.items():
-    flags.DEFINE_list(_name, [str(_number)], _help)
+flags.DEFINE_list("tasks", ["16"], "Tasks of a meta-batch.")
+flags.DEFINE_list("way", ["15"], "Users of a task.")
+flags.DEFINE_list("support", ["5"], "Support samples of a user.")
+flags.DEFINE_list("query", ["15"], "Query samples of a user.")
+flags.DEFINE_list("length", ["10"], "Events of context, at most.")
+flags.DEFINE_list("width", ["128"], "Features.")
+flags.DEFINE_list("hops", ["1"], "Hops of diffusion.")
+flags.DEFINE_list("negatives", ["100"], "Negatives of a sample.")
+flags.DEFINE_list("inner_steps", ["1"], "Inner steps.")
+flags.DEFINE_list("meta", ["maml"], "Meta-learning algorithm.")
+flags.DEFINE_list("precision", ["float32"], "Of products: float32, tf32 or bfloat16.")
+flags.DEFINE_list("samples_at_once", ["0"], "Samples differentiated together; 0: by backend.")
+flags.DEFINE_list("users", ["4832"], "Users of the log.")
+flags.DEFINE_list("items", ["3533"], "Catalogue.")
+flags.DEFINE_list("edges", ["516000"], "Events of the log; its distinct pairs are the edges.")
 _PRESET = flags.DEFINE_string("preset", "movielens-1m/paper", "What the flags change.")
 _SET = flags.DEFINE_multi_string("set", [], "section.name=value, any other setting.")
 _DEVICES = flags.DEFINE_integer("devices", 1, "Deal tasks out to so many devices; 0: all.")
@@ -69,11 +71,11 @@ _PICTURE = flags.DEFINE_string("picture", None, "Draw throughput there (png, svg
 
 def plans() -> list[tuple[Plan, str]]:
     """Every combination of the lists, with what it changes of the first."""
-    given = {name: getattr(flags.FLAGS, name) for name in (*SETTINGS, *SIZES)}
+    given = {name: getattr(flags.FLAGS, name) for name in (*SETTINGS, *Sizes._fields)}
     made = []
     for values in itertools.product(*given.values()):
         chosen = dict(zip(given, values, strict=True))
-        assignments = [f"{SETTINGS[name][0]}={chosen[name]}" for name in SETTINGS]
+        assignments = [f"{SETTINGS[name]}={chosen[name]}" for name in SETTINGS]
         steps = [
             f"train.{name}={_CHUNK.value}" for name in ("chunk", "validate_every", "save_every")
         ]
