@@ -4,6 +4,7 @@ import math
 
 from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
+from metacsr_jax.neighbourhood import reads_part
 from metacsr_jax.ranges import RANGES
 from metacsr_jax.sections import (
     COUNTING,
@@ -38,6 +39,7 @@ def check(config: Config) -> None:
                 f"train.{field}={getattr(train, field)}: expected a multiple of train.chunk={train.chunk}"
             )
     _check_length(config)
+    _check_drawn(config)
     if model.encoder == "transformer" and model.dim % model.heads:
         raise ConfigError(
             f"model.dim={model.dim}: expected a multiple of model.heads={model.heads}"
@@ -78,6 +80,30 @@ def check(config: Config) -> None:
     if min(config.evaluation.adapt_steps, default=-1) < 0:
         raise ConfigError(
             f"evaluation.adapt_steps={config.evaluation.adapt_steps}: expected 0 or more, some"
+        )
+
+
+def _check_drawn(config: Config) -> None:
+    """Refuses neighbourhoods, candidates and lazy tables where they would mean nothing, or everything."""
+    model, loss = config.model, config.loss
+    if loss.candidates and loss.name != "softmax":
+        raise ConfigError(
+            f"loss.candidates={loss.candidates}: loss.name={loss.name} ranks loss.negatives, expected 0"
+        )
+    if model.fan_out and (len(model.fan_out) != model.hops or min(model.fan_out) < 1):
+        raise ConfigError(
+            f"model.fan_out={model.fan_out}: expected a number of neighbours, 1 or more, for each of model.hops={model.hops}"
+        )
+    if model.fan_out and not model.diffusion:
+        raise ConfigError(f"model.fan_out={model.fan_out}: model.diffusion=False has no neighbours")
+    if config.optimizer.lazy and model.diffusion and not model.fan_out:
+        raise ConfigError(
+            "optimizer.lazy=True: diffusion over the whole graph uses every row, expected model.fan_out"
+        )
+    if reads_part(config) and loss.name == "softmax" and not loss.candidates:
+        raise ConfigError(
+            "loss.name=softmax ranks every item, so that a step uses every row: "
+            "with model.fan_out or optimizer.lazy expected loss.candidates above 0, or another loss"
         )
 
 

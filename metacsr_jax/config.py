@@ -76,6 +76,8 @@ class ModelConfig:
     # Diffusion Representer: eq. 1, algorithm 1
     diffusion: bool = True  # False: the inherent feature alone (ablation of table 5)
     hops: int = 1
+    # Neighbours drawn of each node at each hop, in training; empty: all. Evaluation and recommendation read the whole graph.
+    fan_out: tuple[int, ...] = ()
     aggregator: Literal["mean", "max", "sum"] = "mean"
     node_relu: bool = True  # algorithm 1, line 3
     node_norm: bool = True  # algorithm 1, line 4
@@ -126,6 +128,7 @@ class LossConfig:
 
     name: Literal["bpr", "sampled_softmax", "softmax", "bce"] = "bpr"
     negatives: int = 100  # per sample; softmax ranks the whole catalogue instead
+    candidates: int = 0  # softmax: items drawn for each step to stand for the catalogue; 0: all
     label_smoothing: float = 0.0  # softmax only
 
 
@@ -147,6 +150,9 @@ class OptimizerConfig:
     """Outer Adam."""
 
     rate: float = 1e-2  # beta
+    lazy: bool = (
+        False  # update only those rows of the embedding tables that a step uses; metaCSR alone
+    )
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0  # outer steps
     weight_decay: float = 5e-4  # on matrices and tables, not on biases

@@ -17,6 +17,21 @@ DENSE_CELLS = 64_000_000
 DENSE_SHARE = 0.005
 
 
+EDGES_AT_ONCE = 4_000_000  # of whose messages, [E, D], memory holds so many
+
+
+class Candidates(NamedTuple):
+    """Items that stand for the catalogue in a softmax.
+
+    Attributes:
+        code_N: int32, distinct, rows of the item table.
+        items: float32 scalar, I, how many items they stand for.
+    """
+
+    code_N: jax.Array
+    items: jax.Array
+
+
 class DiffusionInputs(NamedTuple):
     """What the Diffusion Representer reads besides its parameters.
 
@@ -26,12 +41,30 @@ class DiffusionInputs(NamedTuple):
         adjacency_IR: the same pairs as a dense 0/1 matrix where that is the faster form, else None.
         item_features_IF: float32 attributes of items, or None.
         user_features_RF: float32 attributes of the graph's users, or None.
+        start_N1: int32, where each node's edges begin in `graph` (and where the last one's end), or None.
+        candidates: for `loss.candidates`, else None.
     """
 
     graph: jraph.GraphsTuple
     adjacency_IR: jax.Array | None
     item_features_IF: jax.Array | None = None
     user_features_RF: jax.Array | None = None
+    start_N1: jax.Array | None = None
+    candidates: Candidates | None = None
+
+
+def make_inputs(
+    graph: jraph.GraphsTuple,
+    num_users: int,
+    num_items: int,
+    item_features_IF: np.ndarray | None = None,
+    user_features_RF: np.ndarray | None = None,
+) -> DiffusionInputs:
+    """The graph in every form that a step may want it in, on the host."""
+    degree_N = np.bincount(graph.receivers, minlength=num_users + num_items)
+    start_N1 = np.concatenate([[0], np.cumsum(degree_N)]).astype(np.int32)
+    adjacency_IR = dense_adjacency(graph, num_users, num_items)
+    return DiffusionInputs(graph, adjacency_IR, item_features_IF, user_features_RF, start_N1)
 
 
 def interaction_graph(
@@ -59,6 +92,8 @@ def interaction_graph(
             )
     if num_users + num_items > np.iinfo(np.int32).max:
         raise DataError(f"graph: {num_users + num_items} nodes do not fit 32-bit ids")
+    if 2 * len(user_E) > np.iinfo(np.int32).max:
+        raise DataError(f"graph: {len(user_E)} events, both ways, do not fit 32-bit positions")
     pair_E = np.unique(user_E.astype(np.int64) * num_items + item_E)
     user_E, item_E = pair_E // num_items, pair_E % num_items
     by_item = np.argsort(item_E, kind="stable")
@@ -118,6 +153,25 @@ def aggregate_users(
     return _aggregate(inputs, item_ID, num_users, num_users, aggregator, to_items=False)
 
 
+def _segments(sender_SD, sender_E, receiver_E, num_receivers, aggregator):
+    """Sum or maximum of the senders' vectors by receiver, so many edges at a time that their messages fit into memory."""
+    is_max = aggregator == "max"
+    segment = jraph.segment_max if is_max else jraph.segment_sum
+    if sender_E.shape[0] <= EDGES_AT_ONCE:
+        return segment(sender_SD[sender_E], receiver_E, num_receivers, indices_are_sorted=True)
+    short = -sender_E.shape[0] % EDGES_AT_ONCE
+    sender_PE = jnp.pad(sender_E, (0, short)).reshape(-1, EDGES_AT_ONCE)
+    receiver_PE = jnp.pad(receiver_E, (0, short), constant_values=num_receivers)  # dropped
+    receiver_PE = receiver_PE.reshape(-1, EDGES_AT_ONCE)
+
+    def add(total_ND, part):
+        part_ND = segment(sender_SD[part[0]], part[1], num_receivers, indices_are_sorted=True)
+        return (jnp.maximum(total_ND, part_ND) if is_max else total_ND + part_ND), None
+
+    start_ND = jnp.full((num_receivers, sender_SD.shape[1]), -jnp.inf if is_max else 0.0)
+    return jax.lax.scan(add, start_ND, (sender_PE, receiver_PE))[0]
+
+
 def _aggregate(inputs, sender_SD, sender_offset, num_receivers, aggregator, *, to_items):
     graph = inputs.graph
     num_users = graph.nodes["degree"].shape[0] - (num_receivers if to_items else sender_SD.shape[0])
@@ -129,11 +183,8 @@ def _aggregate(inputs, sender_SD, sender_offset, num_receivers, aggregator, *, t
     else:
         half = graph.senders.shape[0] // 2
         edges = slice(half, None) if to_items else slice(0, half)
-        message_ED = sender_SD[graph.senders[edges] - sender_offset]
-        segment = jraph.segment_max if aggregator == "max" else jraph.segment_sum
-        total_ND = segment(
-            message_ED, graph.receivers[edges] - first, num_receivers, indices_are_sorted=True
-        )
+        sender_E, receiver_E = graph.senders[edges] - sender_offset, graph.receivers[edges] - first
+        total_ND = _segments(sender_SD, sender_E, receiver_E, num_receivers, aggregator)
     if aggregator == "mean":
         return total_ND / jnp.maximum(degree_N1, 1.0)
     return jnp.where(degree_N1 > 0, total_ND, 0.0)

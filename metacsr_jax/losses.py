@@ -80,6 +80,36 @@ def softmax(logit_BI: jax.Array, target_B: jax.Array, label_smoothing: float = 0
     return SampleLosses(jax.nn.logsumexp(logit_BI, axis=1) - positive_B, 1)
 
 
+def drawn_softmax(
+    positive_B: jax.Array,
+    candidate_BN: jax.Array,
+    is_target_BN: jax.Array,
+    items: jax.Array,
+    label_smoothing: float = 0.0,
+) -> SampleLosses:
+    """Cross-entropy over the whole catalogue, its normaliser estimated from uniformly drawn items (Bengio, Senecal, 2008).
+
+    The target stands for itself, each of the n candidates that are not the target for (I - 1) / n of the others: their logits are
+    raised by the logarithm of that. With all items drawn it is `softmax`.
+
+    Args:
+        positive_B: logits of the targets.
+        candidate_BN: logits of distinct items drawn uniformly.
+        is_target_BN: whether a candidate is the target.
+        items: I.
+        label_smoothing: as in `softmax`.
+    """
+    others_B1 = jnp.maximum(jnp.sum(~is_target_BN, axis=1, keepdims=True), 1)
+    raised_BN = candidate_BN + jnp.log((items - 1) / others_B1)
+    raised_BN = jnp.where(is_target_BN, -jnp.inf, raised_BN)
+    logit_BN = jnp.concatenate([positive_B[:, None], raised_BN], axis=1)
+    normaliser_B = jax.nn.logsumexp(logit_BN, axis=1)
+    if label_smoothing:
+        even_B = jnp.mean(candidate_BN, axis=1)
+        positive_B = (1 - label_smoothing) * positive_B + label_smoothing * even_B
+    return SampleLosses(normaliser_B - positive_B, 1)
+
+
 PAIRED = {"bpr": bpr, "sampled_softmax": sampled_softmax, "bce": bce}
 
 

@@ -96,6 +96,15 @@ def preference_loss(
         item_KN = jnp.concatenate([target_K1, samples.negative_KN], axis=1)
         score_KN = network.score_candidates(theta_2, table, s_KD, item_KN)
         per_sample = losses.PAIRED[config.name](score_KN[:, 0], score_KN[:, 1:])
+    elif table.candidates is not None:
+        code_N, items = table.candidates
+        drawn = ItemTable(table.vector_ID[code_N], table.bias_I[code_N])
+        score_KN = network.score_catalogue(theta_2, drawn, s_KD)
+        target_K1 = samples.target_K[:, None]
+        score_K = network.score_candidates(theta_2, table, s_KD, target_K1)[:, 0]
+        per_sample = losses.drawn_softmax(
+            score_K, score_KN, code_N[None] == target_K1, items, config.label_smoothing
+        )
     else:
         logit_KI = network.score_catalogue(theta_2, table, s_KD)
         per_sample = losses.softmax(logit_KI, samples.target_K, config.label_smoothing)
@@ -165,7 +174,11 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
         table, pull = jax.vjp(
             lambda theta_1: network.represent(theta_1, inputs), params["representer"]
         )
-        gradient_of = jax.value_and_grad(some_tasks, argnums=(0, 1), has_aux=True)
+
+        def of_part(rest, table, part):
+            return some_tasks(rest, table._replace(candidates=inputs.candidates), part)
+
+        gradient_of = jax.value_and_grad(of_part, argnums=(0, 1), has_aux=True)
         given = (support, query, jax.random.split(key, query.target_K.shape[0]))
         samples = support.target_K.size + query.target_K.size
         (loss, (shift, adapted)), (of_rest, of_table) = mean_over_parts(
@@ -209,6 +222,7 @@ def plain_gradient(
 
     def loss_of(params):
         table = network.represent(params["representer"], inputs)
+        table = table._replace(candidates=inputs.candidates)
         return sample_loss(network, loss_config, params["encoder"], table, samples, "mean", key)
 
     loss, gradient = jax.value_and_grad(loss_of)(params)

@@ -9,6 +9,7 @@ from metacsr_jax.config import Config
 from metacsr_jax.meta import MetaLearner, make_meta_learner
 from metacsr_jax.model import Model, Phase
 from metacsr_jax.models.metacsr import Network, make_network
+from metacsr_jax.neighbourhood import draw_candidates
 from metacsr_jax.optimizer import make_optimizer
 from metacsr_jax.protocol import Protocol, training_events
 from metacsr_jax.score import make_score
@@ -40,6 +41,10 @@ def make_parts(protocol: Protocol, config: Config) -> Parts:
     """
     training = training_events(protocol)
     inputs = training_graph(protocol)
+    if config.loss.candidates:  # those of new users' adaptation; each training step draws others
+        key = jax.random.key(config.protocol.seed)
+        drawn = draw_candidates(key, protocol.num_items, config.loss.candidates)
+        inputs = inputs._replace(candidates=drawn)
     data = TrainData(make_histories(training.offset_R1, training.item_F), inputs)
     network = make_network(config.model, training.user_R.size, protocol.num_items)
     learner = make_meta_learner(network, config.loss, config.meta)
@@ -81,6 +86,7 @@ def metacsr(protocol: Protocol, config: Config) -> Model:
 
     def bind(params, adapt_per="user"):
         table = represent(params["representer"], data.inputs)
+        table = table._replace(candidates=data.inputs.candidates)
         score = scores[adapt_per]
         return lambda batch, adapt_steps: score(params, table, batch, adapt_steps)
 

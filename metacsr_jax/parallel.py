@@ -98,12 +98,17 @@ def split(tree: Any, axis: int = 0) -> Any:
     return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, spec), tree)
 
 
+def is_table(path: tuple, leaf: Any) -> str:
+    """The name of the embedding table that a leaf of a state is, or is a moment of; empty for any other leaf."""
+    names = {str(getattr(part, "key", "")) for part in path} & set(TABLES)
+    return names.pop() if names and len(leaf.shape) == 2 else ""
+
+
 def specs(tree: Any, tables: str) -> Any:
     """How each array of a state is split: not at all, but with `tables="rows"` the embedding tables and their moments by rows."""
 
     def of(path, leaf) -> PartitionSpec:
-        names = {str(getattr(part, "key", "")) for part in path}
-        rows = tables == "rows" and names & set(TABLES) and len(leaf.shape) == 2
+        rows = tables == "rows" and is_table(path, leaf)
         return PartitionSpec(AXIS) if rows else PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(of, tree)

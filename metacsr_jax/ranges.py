@@ -30,6 +30,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("tasks.early", 0, 1),
     ("tasks.pretrain_batch", 1, _INF),
     ("loss.negatives", 1, _INF),
+    ("loss.candidates", 0, _INF),
     ("loss.label_smoothing", 0, 0.99),
     ("meta.inner_steps", 0, _INF),
     ("meta.inner_rate", 1e-12, _INF),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from metacsr_jax.audit import check_graph
-from metacsr_jax.graph import DiffusionInputs, dense_adjacency, interaction_graph
+from metacsr_jax.graph import DiffusionInputs, interaction_graph, make_inputs
 from metacsr_jax.protocol import Protocol, training_events
 
 
@@ -19,9 +19,10 @@ def training_graph(protocol: Protocol) -> DiffusionInputs:
     check_graph(protocol, training.user_R[row_F], training.item_F)
     graph = interaction_graph(row_F, training.item_F, num_users, num_items)
     user_features = protocol.user_features
-    return DiffusionInputs(
+    return make_inputs(
         graph,
-        dense_adjacency(graph, num_users, num_items),
+        num_users,
+        num_items,
         protocol.item_features,
         None if user_features is None else user_features[training.user_R],
     )

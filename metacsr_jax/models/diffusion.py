@@ -3,6 +3,7 @@
 Dimension key: R users in the graph, I items, D = dim.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
-from metacsr_jax.graph import DiffusionInputs, aggregate_items, aggregate_users
+from metacsr_jax.graph import Candidates, DiffusionInputs, aggregate_items, aggregate_users
+from metacsr_jax.neighbourhood import Neighbourhood, aggregate_drawn
 from metacsr_jax.parallel import ROW_MULTIPLE
 
 NORM_EPSILON = 1e-12  # inside the root of algorithm 1, line 4: ReLU can leave a row of zeros
@@ -22,10 +24,12 @@ class ItemTable(NamedTuple):
     Attributes:
         vector_ID: f_i^* of every catalogue item.
         bias_I: score added to every user's (zeros where the model has no item bias).
+        candidates: rows that stand for the catalogue in the loss, or None.
     """
 
     vector_ID: jax.Array
     bias_I: jax.Array
+    candidates: Candidates | None = None
 
 
 class Convolve(nn.Module):
@@ -101,6 +105,40 @@ class DiffusionRepresenter(nn.Module):
             return jnp.pad(draw(key, (rows, config.dim)), ((0, short), (0, 0)))
 
         return self.param(name, init)[:rows]
+
+
+def represent_drawn(config: ModelConfig, theta_1: dict, near: Neighbourhood) -> ItemTable:
+    """What `DiffusionRepresenter` computes, for some items and from drawn neighbours.
+
+    Args:
+        config: as there.
+        theta_1: its parameters, of the tables only the rows `near.rows`.
+        near: what was drawn.
+
+    Returns:
+        Vectors and biases of the items `near.last_M`, in that order.
+    """
+
+    def start(side: str, feature):
+        vector = theta_1[f"{side}_embedding"]
+        return (
+            vector if feature is None else vector + feature @ theta_1[f"{side}_features"]["kernel"]
+        )
+
+    item_MD = start("item", near.item_features_MF)
+    user_SD = start("user", near.user_features_SF) if near.hops else None
+    for number, hop in enumerate(near.hops, 1):
+        convolve = partial(Convolve(config).apply, {"params": theta_1[f"hop{number}"]})
+        to_item_MD = aggregate_drawn(hop.items, user_SD, config.aggregator)
+        new_item_MD = convolve(item_MD[hop.items.own_M], to_item_MD)
+        if hop.users is not None:
+            to_user_SD = aggregate_drawn(hop.users, item_MD, config.aggregator)
+            user_SD = convolve(user_SD[hop.users.own_M], to_user_SD)
+        item_MD = new_item_MD
+    bias_M = jnp.zeros(near.last_M.size)
+    if config.item_bias:
+        bias_M = theta_1["item_bias"].at[near.last_M].get(mode="clip")
+    return ItemTable(item_MD, bias_M)
 
 
 def _centred_log(degree_I: jax.Array) -> jax.Array:

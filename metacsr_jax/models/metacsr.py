@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs
-from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable
+from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable, represent_drawn
 from metacsr_jax.models.encoders import ENCODERS
+from metacsr_jax.neighbourhood import Neighbourhood
 
 Params = Any  # a tree of arrays
 # Up to so many times as many items as candidates, one product with the catalogue is faster than gathering the candidates' vectors
@@ -41,7 +42,8 @@ class Network(NamedTuple):
 
     Attributes:
         init: (key, inputs) -> {"representer": theta_1, "encoder": theta_2}; the key is consumed.
-        represent: (theta_1, inputs) -> ItemTable. Once per outer step: theta_1 is not adapted.
+        represent: (theta_1, inputs) -> ItemTable. Once per outer step: theta_1 is not adapted. Of a `Neighbourhood` instead of the
+            whole graph, with the rows of theta_1 that it names.
         encode: (theta_2, table, context_BL, length_B, key or None) -> s_BD. The contexts are left-padded item codes; with a key
             (which is consumed) dropout is on.
         encode_tapped: (theta_2, table, context_BL, length_B, tap_BO) -> s_BD and what W6 read [B, F]; the taps are added to what W6
@@ -51,7 +53,7 @@ class Network(NamedTuple):
     """
 
     init: Callable[[jax.Array, DiffusionInputs], Params]
-    represent: Callable[[Params, DiffusionInputs], ItemTable]
+    represent: Callable[[Params, DiffusionInputs | Neighbourhood], ItemTable]
     encode: Callable[..., jax.Array]
     encode_tapped: Callable[..., tuple[jax.Array, jax.Array]]
     score_catalogue: Callable[[Params, ItemTable, jax.Array], jax.Array]
@@ -78,7 +80,9 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             "encoder": theta_2,
         }
 
-    def represent(theta_1: Params, inputs: DiffusionInputs) -> ItemTable:
+    def represent(theta_1: Params, inputs: DiffusionInputs | Neighbourhood) -> ItemTable:
+        if isinstance(inputs, Neighbourhood):
+            return represent_drawn(config, theta_1, inputs)
         return representer.apply({"params": theta_1}, inputs)
 
     def encode(theta_2, table, context_BL, length_B, key=None):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from metacsr_jax.cases import CaseBatch, case_batch
 from metacsr_jax.config import Config
-from metacsr_jax.graph import DiffusionInputs, dense_adjacency, interaction_graph
+from metacsr_jax.graph import interaction_graph, make_inputs
 from metacsr_jax.meta import MetaLearner, make_meta_learner
 from metacsr_jax.models.metacsr import Network, make_network
 from metacsr_jax.optimizer import make_optimizer
@@ -82,7 +82,7 @@ def make_workload(config: Config, sizes: Sizes, mesh: Mesh | None = None) -> Wor
     offset_R1, item_F = random_events(sizes, 0)
     user_F = np.repeat(np.arange(sizes.users), np.diff(offset_R1))
     graph = interaction_graph(user_F, item_F, sizes.users, sizes.items)
-    inputs = DiffusionInputs(graph, dense_adjacency(graph, sizes.users, sizes.items))
+    inputs = make_inputs(graph, sizes.users, sizes.items)
     data: TrainData = jax.device_put(TrainData(make_histories(offset_R1, item_F), inputs))
     data = everywhere(data, mesh)
     network = make_network(config.model, sizes.users, sizes.items)
