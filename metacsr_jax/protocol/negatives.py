@@ -50,35 +50,36 @@ def draw_negatives(
             f"protocol.num_negatives={num_negatives} ({scenario}): user {user_ids_N[short]!s} left"
             f" {free_N[short]} of {num_items} items untouched; expected at least {num_negatives}, or a smaller protocol.num_negatives"
         )
-    offset_NC = _distinct_offsets(user_hash_N, free_N, num_negatives, seed, scenario)
     # The k-th free item of a case is k + j, where j counts the touched items f_0 < f_1 < ... with
     # f_j - j <= k. Shifted by case * (I + 1), the f_j - j of all cases are one ascending array.
-    place_S = np.arange(len(pair_S)) - start_N1[case_S]
-    shifted_S = pair_S % num_items - place_S + case_S * (num_items + 1)
-    query_NC = offset_NC + np.arange(cases)[:, None] * (num_items + 1)
-    before_NC = np.searchsorted(shifted_S, query_NC.ravel(), side="right").reshape(query_NC.shape)
-    return (offset_NC + before_NC - start_N1[:-1, None]).astype(np.int32)
+    shifted_S = pair_S % num_items - (np.arange(len(pair_S)) - start_N1[case_S])
+    shifted_S += case_S * (num_items + 1)
+    del case_S
+    key_N = mix(user_hash_N ^ hash_key(seed, f"negatives/{scenario}"))
+    negative_NC = np.empty((cases, num_negatives), np.int32)
+    for start in range(0, cases, _CHUNK):  # millions of cases: only what is kept is ever whole
+        part = slice(start, start + _CHUNK)
+        offset_nC = _distinct_offsets(key_N[part], free_N[part], num_negatives)
+        case_n1 = np.arange(cases)[part, None]
+        query_nC = offset_nC + case_n1 * (num_items + 1)
+        before_nC = np.searchsorted(shifted_S, query_nC.ravel(), side="right")
+        before_nC = before_nC.reshape(query_nC.shape) - start_N1[:-1][part, None]
+        negative_NC[part] = offset_nC + before_nC
+    return negative_NC
 
 
-def _distinct_offsets(
-    user_hash_N: np.ndarray, free_N: np.ndarray, num_negatives: int, seed: int, scenario: str
-) -> np.ndarray:
+def _distinct_offsets(hash_n: np.ndarray, free_n: np.ndarray, num_negatives: int) -> np.ndarray:
     """A uniform subset of `range(free)` per case, sorted, by Floyd's algorithm (Bentley 1987).
 
     Draw d takes t uniform in [0, free - C + d] or, where t is taken, free - C + d itself: C rounds,
     no rejection.
     """
-    key_N = mix(user_hash_N ^ hash_key(seed, f"negatives/{scenario}"))
-    offset_NC = np.empty((len(free_N), num_negatives), np.int64)
-    for start in range(0, len(free_N), _CHUNK):
-        stop = start + _CHUNK
-        hash_n, last_n = key_N[start:stop], free_N[start:stop] - num_negatives
-        chosen_Dn = np.empty((num_negatives, len(hash_n)), np.int32)
-        for draw in range(num_negatives):
-            hash_n = mix(hash_n)
-            pick_n = below(hash_n, last_n + 1)
-            taken_n = (chosen_Dn[:draw] == pick_n.astype(np.int32)).any(axis=0)
-            chosen_Dn[draw] = np.where(taken_n, last_n, pick_n)
-            last_n = last_n + 1
-        offset_NC[start:stop] = np.sort(chosen_Dn.T, axis=1)
-    return offset_NC
+    last_n = free_n - num_negatives
+    chosen_Dn = np.empty((num_negatives, len(hash_n)), np.int32)
+    for draw in range(num_negatives):
+        hash_n = mix(hash_n)
+        pick_n = below(hash_n, last_n + 1)
+        taken_n = (chosen_Dn[:draw] == pick_n.astype(np.int32)).any(axis=0)
+        chosen_Dn[draw] = np.where(taken_n, last_n, pick_n)
+        last_n = last_n + 1
+    return np.sort(chosen_Dn.T, axis=1).astype(np.int64)
