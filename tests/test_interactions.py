@@ -165,3 +165,14 @@ def test_parts_that_do_not_fit_are_refused(change, message):
 def test_columns_that_are_no_numbers_are_refused(time, rating, message):
     with pytest.raises(DataError, match=message):
         Interactions.from_ids([1, 2], [1, 2], time, rating)
+
+
+@pytest.mark.parametrize("scale", [1, 10**12])
+@pytest.mark.parametrize("low", [0, -7, -(2**63), 2**63 - 10**14])
+def test_integer_ids_close_together_or_far_apart_get_the_same_codes(low, scale):
+    """Near ones are looked up, far ones sorted."""
+    place_E = np.array([5, 0, 3, 5, 9, 3])
+    code_E, ids = encode_ids(low + place_E * scale, "ids")
+    assert code_E.dtype == np.int32 and ids.dtype == np.int64
+    np.testing.assert_array_equal(ids, low + np.array([0, 3, 5, 9]) * scale)
+    np.testing.assert_array_equal(code_E, [2, 0, 1, 2, 3, 1])

@@ -8,6 +8,7 @@ import polars as pl
 from metacsr_jax.errors import DataError
 
 LONGEST_ID = 1000  # characters; a longer "id" is a lost line end or quote
+DENSE_SPAN = 1_000_000  # integers this close together are looked up, however few events there are
 _CANONICAL = r"^(?:0|-?[1-9][0-9]{0,17})$"  # "007", "+1" and "-0" stay strings
 
 
@@ -69,6 +70,12 @@ def _encode_integers(values: pl.Series, place: str) -> tuple[np.ndarray, np.ndar
         value_E = values.cast(pl.Int64).to_numpy()
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{place}: {values.max()}; expected integers below 2**63") from error
+    low, high = int(value_E.min()), int(value_E.max())
+    if high - low < max(4 * value_E.size, DENSE_SPAN):  # a look-up table instead of sorting
+        seen = np.zeros(high - low + 1, bool)
+        seen[value_E - low] = True
+        rank = np.cumsum(seen, dtype=np.int32) - 1
+        return rank[value_E - low].astype(np.int32), np.flatnonzero(seen) + low
     ids = np.unique(value_E)
     return np.searchsorted(ids, value_E).astype(np.int32), ids
 
