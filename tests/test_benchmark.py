@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 
 from metacsr_jax import presets, settings
 from tools import benchmark_meta_batch as benchmark
+from tools.benchmark import big_log
 from tools.benchmark.phases import adapting, phases_of
 from tools.benchmark.report import markdown, picture
 from tools.benchmark.timing import summary
@@ -198,3 +199,22 @@ def test_the_command_writes_its_reports(tmp_path, flags):
     written = json.loads((tmp_path / "r.json").read_text())
     assert written["outer_step_ms"] > 0 and "phases" in written
     assert "Serving" in (tmp_path / "r.md").read_text()
+
+
+def test_a_small_big_log_goes_through_all_stages(tmp_path, capsys):
+    path = tmp_path / "log.parquet"
+    big_log.write_log(path, events=6000, users=400, items=300)
+    config = settings.override(
+        presets.preset("custom/paper"),
+        [
+            "model.fan_out=3", "optimizer.lazy=true", "model.dim=8", "loss.negatives=5", "tasks.tasks=2", "tasks.way=2",
+            "train.chunk=2", "train.steps=2", "train.validate_every=2", "train.save_every=2",
+        ],
+    )  # fmt: skip
+    report = big_log.measure(path, config, rounds=2)
+    assert report["sizes"]["users"] == 400 and abs(report["sizes"]["events"] - 6000) < 1500
+    assert [row["stage"] for row in report["stages"]][:3] == ["reading", "protocol", "audit"]
+    assert all(row["peak_gib"] > 0 for row in report["stages"]) and np.isfinite(report["loss"])
+    text = big_log.markdown(report)
+    assert "| audit |" in text and "An outer step:" in text
+    assert "audit: " in capsys.readouterr().out
