@@ -118,7 +118,9 @@ def _parse(name: str, kind: Any, value: Any) -> Any:
         return value
     if typing.get_origin(kind) is tuple:
         element = typing.get_args(kind)[0]
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = value
+        if isinstance(value, str):
+            parts = value.split(",") if value.strip() else ()
         if not isinstance(parts, list | tuple):
             raise ConfigError(f"{name}={value!r}: expected a list, separated by commas")
         return tuple(

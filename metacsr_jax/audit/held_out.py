@@ -11,6 +11,8 @@ from metacsr_jax.errors import LeakError
 from metacsr_jax.protocol import Cases, Protocol
 from metacsr_jax.protocol.held_out import case_users
 
+CASES_AT_ONCE = 65_536  # whose negatives are checked together: bounds memory
+
 
 def check_histories(protocol: Protocol, scenario: str, found: Cases) -> None:
     """Each history is what the user did before the target, and the target is the last event."""
@@ -65,21 +67,30 @@ def check_negatives(protocol: Protocol, scenario: str, found: Cases, pair_S: np.
         )
     check_range(protocol, f"{scenario}: negative", negative_NC.ravel(), protocol.num_items)
 
-    def refuse_where(bad_NC: np.ndarray, item_NC: np.ndarray, what: str) -> None:
+    for start in range(0, len(found.user_N), CASES_AT_ONCE):
+        part = slice(start, start + CASES_AT_ONCE)
+        _check_part(
+            protocol, scenario, found.user_N[part], found.target_N[part], negative_NC[part], pair_S
+        )
+
+
+def _check_part(protocol, scenario, user_n, target_n, negative_nC, pair_S):
+    def refuse_where(bad_nC: np.ndarray, item_nC: np.ndarray, what: str) -> None:
         def explain(place: int) -> str:
-            case, column = divmod(place, wanted)
-            named = name_event(protocol, found.user_N[case], item_NC[case, column])
-            return f"{scenario}: {named} is {what}"
+            case, column = divmod(place, item_nC.shape[1])
+            return (
+                f"{scenario}: {name_event(protocol, user_n[case], item_nC[case, column])} is {what}"
+            )
 
-        refuse(bad_NC.ravel(), explain)
+        refuse(bad_nC.ravel(), explain)
 
-    refuse_where(negative_NC == found.target_N[:, None], negative_NC, "the target and a negative")
-    sorted_NC = np.sort(negative_NC, axis=1)
-    twice_NC = np.zeros(negative_NC.shape, bool)
-    twice_NC[:, 1:] = sorted_NC[:, 1:] == sorted_NC[:, :-1]
-    refuse_where(twice_NC, sorted_NC, "twice among the negatives")
-    pair_NC = found.user_N.astype(np.int64)[:, None] * protocol.num_items + sorted_NC
-    refuse_where(member(pair_NC, pair_S), sorted_NC, "a seen item among the negatives")
+    refuse_where(negative_nC == target_n[:, None], negative_nC, "the target and a negative")
+    sorted_nC = np.sort(negative_nC, axis=1)
+    twice_nC = np.zeros(negative_nC.shape, bool)
+    twice_nC[:, 1:] = sorted_nC[:, 1:] == sorted_nC[:, :-1]
+    refuse_where(twice_nC, sorted_nC, "twice among the negatives")
+    pair_nC = user_n.astype(np.int64)[:, None] * protocol.num_items + sorted_nC
+    refuse_where(member(pair_nC, pair_S), sorted_nC, "a seen item among the negatives")
 
 
 def touched_pairs(protocol: Protocol, log: Interactions | None) -> np.ndarray:

@@ -23,7 +23,8 @@ def describe(
     role_count = np.bincount(protocol.role_U, minlength=len(ROLE_NAMES))
     all_cases = {scenario: cases(protocol, scenario) for scenario in SCENARIOS}
     number = {scenario: len(found.user_N) for scenario, found in all_cases.items()}
-    negatives = np.concatenate([found.negative_NC.ravel() for found in all_cases.values()])
+    drawn = sum(found.negative_NC.size for found in all_cases.values())
+    positive = sum(int(positive_I[found.negative_NC].sum()) for found in all_cases.values())
     new = int(role_count[NEW])
     return {
         "seed": protocol.config.seed,
@@ -43,7 +44,7 @@ def describe(
         },
         "tie_share": {name: tie_share(protocol, found.user_N) for name, found in all_cases.items()},
         "repeat_rate": repeat_rate,
-        "never_positive_share": float(1 - positive_I[negatives].mean()),
+        "never_positive_share": 1 - positive / drawn,
         "unseen_target_share": {name: share(~found.seen_N) for name, found in all_cases.items()},
         "repeated_target_share": {name: share(found.repeat_N) for name, found in all_cases.items()},
     }
