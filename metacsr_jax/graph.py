@@ -96,12 +96,12 @@ def interaction_graph(
         raise DataError(f"graph: {len(user_E)} events, both ways, do not fit 32-bit positions")
     pair_E = np.unique(user_E.astype(np.int64) * num_items + item_E)
     user_E, item_E = pair_E // num_items, pair_E % num_items
-    by_item = np.argsort(item_E, kind="stable")
+    user_by_item_E = np.sort(item_E * num_users + user_E) % num_users
     degree_N = np.concatenate(
         [np.bincount(user_E, minlength=num_users), np.bincount(item_E, minlength=num_items)]
     )
-    senders = np.concatenate([num_users + item_E, user_E[by_item]])
-    receivers = np.concatenate([user_E, num_users + item_E[by_item]])
+    senders = np.concatenate([num_users + item_E, user_by_item_E])
+    receivers = np.concatenate([user_E, num_users + np.sort(item_E)])
     return jraph.GraphsTuple(
         nodes={"degree": degree_N.astype(np.float32)},
         edges=None,

@@ -24,7 +24,7 @@ _ITEMS = flags.DEFINE_integer("items", 1_000_000, "Of a log that is written, at 
 _PRESET = flags.DEFINE_string("preset", "custom/paper", "Of the training step.")
 _SET = flags.DEFINE_multi_string(
     "set",
-    ["model.fan_out=10", "optimizer.lazy=true"],
+    ["model.fan_out=10", "optimizer.lazy=true", "loss.name=softmax", "loss.candidates=4096"],
     "section.name=value, any other setting; replaces these.",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Dispatches that are timed.", lower_bound=1)
