@@ -11,6 +11,7 @@ import jraph
 import numpy as np
 
 from metacsr_jax.errors import DataError
+from metacsr_jax.sorting import unique
 
 # Up to this many cells, and from this density on, a dense product beats gathering and scattering on CPU and GPU alike.
 DENSE_CELLS = 64_000_000
@@ -94,7 +95,7 @@ def interaction_graph(
         raise DataError(f"graph: {num_users + num_items} nodes do not fit 32-bit ids")
     if 2 * len(user_E) > np.iinfo(np.int32).max:
         raise DataError(f"graph: {len(user_E)} events, both ways, do not fit 32-bit positions")
-    pair_E = np.unique(user_E.astype(np.int64) * num_items + item_E)
+    pair_E = unique(user_E.astype(np.int64) * num_items + item_E)
     user_E, item_E = pair_E // num_items, pair_E % num_items
     user_by_item_E = np.sort(item_E * num_users + user_E) % num_users
     degree_N = np.concatenate(

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metacsr_jax.sorting import unique
+
 
 class KnownItems(NamedTuple):
     """Rows of sorted distinct item codes in one flat array.
@@ -32,7 +34,7 @@ def known_items(offset_R1: np.ndarray, item_F: np.ndarray) -> KnownItems:
     """Builds the rows from CSR histories (host); repeats inside a row count once."""
     row_F = np.repeat(np.arange(offset_R1.size - 1), np.diff(offset_R1))
     items = int(item_F.max(initial=0)) + 1
-    row_F, item_F = np.divmod(np.unique(row_F * items + item_F), items)  # sorting keys is fastest
+    row_F, item_F = np.divmod(unique(row_F * items + item_F), items)
     count_R = np.bincount(row_F, minlength=offset_R1.size - 1)
     start_R = np.concatenate([[0], np.cumsum(count_R)[:-1]])
     gap_F = item_F - (np.arange(row_F.size) - start_R[row_F])

@@ -15,6 +15,7 @@ from metacsr_jax.audit.refusal import (
 )
 from metacsr_jax.errors import LeakError
 from metacsr_jax.protocol import EXCLUDED, REGULAR, ROLE_NAMES, Protocol, Training, training_events
+from metacsr_jax.sorting import unique
 
 
 def check_protocol(protocol: Protocol) -> None:
@@ -124,7 +125,7 @@ def check_graph(protocol: Protocol, user_G: np.ndarray, item_G: np.ndarray) -> N
     )
     training = training_events(protocol)
     user_F = np.repeat(training.user_R.astype(np.int64), np.diff(training.offset_R1))
-    pair_F = np.unique(user_F * protocol.num_items + training.item_F)
+    pair_F = unique(user_F * protocol.num_items + training.item_F)
     known_G = member(user_G.astype(np.int64) * protocol.num_items + item_G, pair_F)
     last_U = np.maximum(protocol.offset_U1[1:] - 1, 0)
 

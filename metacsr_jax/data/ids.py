@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from metacsr_jax.errors import DataError
+from metacsr_jax.sorting import unique
 
 LONGEST_ID = 1000  # characters; a longer "id" is a lost line end or quote
 DENSE_SPAN = 1_000_000  # integers this close together are looked up, however few events there are
@@ -76,7 +77,7 @@ def _encode_integers(values: pl.Series, place: str) -> tuple[np.ndarray, np.ndar
         seen[value_E - low] = True
         rank = np.cumsum(seen, dtype=np.int32) - 1
         return rank[value_E - low].astype(np.int32), np.flatnonzero(seen) + low
-    ids = np.unique(value_E)
+    ids = unique(value_E)
     return np.searchsorted(ids, value_E).astype(np.int32), ids
 
 

@@ -21,6 +21,7 @@ from metacsr_jax.protocol.order import order_events
 from metacsr_jax.protocol.record import SCENARIOS, Protocol
 from metacsr_jax.protocol.settings import check_config
 from metacsr_jax.protocol.split import split_users
+from metacsr_jax.sorting import unique
 
 
 class _Codes(NamedTuple):
@@ -74,7 +75,7 @@ def build_protocol(log: Interactions, config: ProtocolConfig) -> Protocol:
     count_U = np.bincount(user_E, minlength=len(codes.user_ids))
     offset_U1 = np.concatenate([[0], np.cumsum(count_U)])
     split = split_users(offset_U1, time_E, user_hash_U, config)
-    pairs = len(_unique(user_E * len(codes.item_ids) + item_E))
+    pairs = len(unique(user_E * len(codes.item_ids) + item_E))
     has_repeats = pairs < len(item_E)
 
     kept_E, kept_offset_U1 = csr_take(offset_U1[:-1], split.keep_U)
@@ -161,7 +162,7 @@ def _all_negatives(
     touched = codes.user_of[log.user_E]
     item = codes.item_of[log.item_E]
     known = (touched >= 0) & (item >= 0)
-    pair_S = _unique(touched[known] * num_items + item[known])
+    pair_S = unique(touched[known] * num_items + item[known])
     del touched, item, known
     user_S, item_S = np.divmod(pair_S, num_items)
     negatives = {}
@@ -190,11 +191,3 @@ def _realign(features: np.ndarray | None, code_of: np.ndarray, rows: int) -> np.
     known = code_of >= 0
     aligned[code_of[known]] = features[known]
     return aligned
-
-
-def _unique(values: np.ndarray) -> np.ndarray:
-    """Sorted distinct int64; several times faster than `np.unique` on large arrays."""
-    ordered = np.sort(values)
-    first = np.ones(len(ordered), bool)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    return ordered[first]
