@@ -1,11 +1,13 @@
 """The Diffusion Representer: what reaches what, and what it does not touch."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metacsr_jax.graph import DiffusionInputs, interaction_graph
+from metacsr_jax.models.diffusion import draw_by_blocks
 
 ISOLATED = -1  # the last item of the tiny graph has no user
 
@@ -124,3 +126,13 @@ def test_features_tell_unseen_items_apart(tiny):
     theta_1["item_embedding"] = np.zeros_like(theta_1["item_embedding"])
     expected = model.inputs.item_features_IF @ theta_1["item_features"]["kernel"]
     np.testing.assert_allclose(represent(model, theta_1).vector_ID, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_drawn_by_blocks_has_independent_rows_of_one_deviation():
+    deviation, block = 0.5, 300
+    draw = nn.initializers.normal(deviation)
+    table_ND = np.asarray(draw_by_blocks(draw, jax.random.key(0), (1000, 64), block))
+    assert table_ND.std() == pytest.approx(deviation, rel=0.02)  # 64,000 draws: .3 % to be expected
+    correlation_NN = np.corrcoef(table_ND) - np.eye(1000)
+    assert np.abs(correlation_NN).max() < 6 / 64**0.5  # rows drawn twice would have 1
+    assert np.all(np.abs(table_ND).sum(axis=1) > 0)  # nor is any left out

@@ -32,14 +32,17 @@ def spans(text: str) -> list[str]:
     return [span.replace("\\|", "|") for span in SPAN.findall(prose)]
 
 
-def refusal(name: str, value: str | None) -> str | None:
-    """Why a setting, with or without a value, is none; None where all is well."""
+def refusal(name: str, value: str | None, companions: tuple[str, ...] = ()) -> str | None:
+    """Why a setting, with or without a value, is none; None where all is well.
+
+    Its companions, `section.name=value`, are set beside it, since some settings are refused alone.
+    """
     section, _, field = name.partition(".")
     if not hasattr(Config(), section) or not hasattr(getattr(Config(), section), field):
         return f"{name}: no such setting"
     for choice in [] if value is None else value.split("|"):
         try:
-            settings.override(reader(section), [f"{name}={choice}"])
+            settings.override(reader(section), [*companions, f"{name}={choice}"])
         except ConfigError as error:
             return str(error)
     return None
@@ -59,10 +62,14 @@ def settings_problems(text: str) -> list[str]:
         # Without a value only a known section makes a dotted word a setting, and `meta.py` is a file.
         if match and (match[3] or (match[1] in sections.SECTIONS and match[2] not in SUFFIXES)):
             named.append((f"{match[1]}.{match[2]}", match[3]))
-    for name, value in re.findall(r"--set[ =]([a-z_]+\.[a-z_0-9]+)=([^\s`]+)", text):
-        if name != "section.name":
-            named.append((name, value))
-    return [problem for name, value in named if (problem := refusal(name, value))]
+    problems = [problem for name, value in named if (problem := refusal(name, value))]
+    for command in text.replace("\\\n", " ").splitlines():
+        given = re.findall(r"--set[ =]([a-z_]+\.[a-z_0-9]+)=([^\s`]+)", command)
+        together = tuple(f"{name}={value}" for name, value in given if name != "section.name")
+        for name, value in given:
+            if name != "section.name" and (problem := refusal(name, value, together)):
+                problems.append(problem)
+    return problems
 
 
 def preset_problems(text: str) -> list[str]:

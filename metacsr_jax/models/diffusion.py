@@ -15,6 +15,7 @@ from metacsr_jax.graph import Candidates, DiffusionInputs, aggregate_items, aggr
 from metacsr_jax.neighbourhood import Neighbourhood, aggregate_drawn
 from metacsr_jax.parallel import ROW_MULTIPLE
 
+ROWS_AT_ONCE = 1 << 17  # drawn for a table: bits and normals of all rows take three times its size
 NORM_EPSILON = 1e-12  # inside the root of algorithm 1, line 4: ReLU can leave a row of zeros
 
 
@@ -102,9 +103,32 @@ class DiffusionRepresenter(nn.Module):
         short = -rows % ROW_MULTIPLE if config.tables == "rows" else 0
 
         def init(key):
-            return jnp.pad(draw(key, (rows, config.dim)), ((0, short), (0, 0)))
+            if rows <= ROWS_AT_ONCE or config.tables == "rows":  # the latter is drawn where it lies
+                return jnp.pad(draw(key, (rows, config.dim)), ((0, short), (0, 0)))
+            return draw_by_blocks(draw, key, (rows, config.dim), ROWS_AT_ONCE)
 
         return self.param(name, init)[:rows]
+
+
+def draw_by_blocks(draw, key: jax.Array, shape: tuple[int, int], block: int) -> jax.Array:
+    """A table of independent rows, drawn some at a time so that little more than the table itself is held.
+
+    Args:
+        draw: rows from a key and a shape, as `flax.linen.initializers` have them.
+        key: a random key; each block has one of its own.
+        shape: rows, at least `block`, and columns.
+        block: rows drawn at once.
+    """
+    rows, columns = shape
+    key_B = jax.random.split(key, -(-rows // block))
+
+    def write(number, table_ND):
+        start = jnp.minimum(number * block, rows - block)  # the last block goes over the one before
+        return jax.lax.dynamic_update_slice(
+            table_ND, draw(key_B[number], (block, columns)), (start, 0)
+        )
+
+    return jax.lax.fori_loop(0, key_B.shape[0], write, jnp.zeros(shape))
 
 
 def represent_drawn(config: ModelConfig, theta_1: dict, near: Neighbourhood) -> ItemTable:
