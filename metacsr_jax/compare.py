@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from metacsr_jax import presets, sections, settings
 from metacsr_jax import workdir as workdirs
@@ -25,12 +26,26 @@ from metacsr_jax.validation import best_steps
 
 
 class Run(NamedTuple):
-    """One model trained with one seed, `<workdir>/<model>/seed-<seed>`."""
+    """One model trained with one seed, `<workdir>/<name>/seed-<seed>`.
+
+    Attributes:
+        model: of the registry.
+        seed: of training.
+        config: all settings.
+        path: of its work directory.
+        variant: name among several runs of one model; empty: the model's.
+    """
 
     model: str
     seed: int
     config: Config
     path: Path
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.variant or self.model
 
 
 class Outcome(NamedTuple):
@@ -118,7 +133,7 @@ def run_all(
     log = functools.cache(lambda: load_log(runs[0].config))
     with Interrupts() as interrupts:
         for place, run in enumerate(runs, 1):
-            title = f"[{place}/{len(runs)}] {run.model}, seed {run.seed}"
+            title = f"[{place}/{len(runs)}] {run.name}, seed {run.seed}"
             try:
                 outcomes.append(Outcome(run, _run(run, log, title, progress, say, interrupts)))
             except (
@@ -131,9 +146,29 @@ def run_all(
             gc.collect()
             if interrupts.received:
                 break
+            if left := time_left(runs[:place], runs[place:]):
+                say(f"{title}: about {left / 60:.0f} min left")
     for run in runs[len(outcomes) :]:
         outcomes.append(Outcome(run, "finished" if _is_done(run) else "not reached"))
     return outcomes
+
+
+def time_left(done: Sequence[Run], others: Sequence[Run]) -> float:
+    """Seconds that the other runs may take: as long as one of the same model took, else as the mean run; 0 where nothing is known.
+
+    Args:
+        done: runs whose manifests say what they took.
+        others: runs of which the finished ones count nothing.
+    """
+    taken: dict[str, list[float]] = {}
+    for run in done:
+        manifest = workdirs.read_manifest(run.path)
+        seconds = [manifest.get(f"{part}_wall_seconds", 0.0) for part in ("train", "evaluate")]
+        taken.setdefault(run.model, []).append(sum(seconds))
+    everything = [seconds for of_model in taken.values() for seconds in of_model]
+    return sum(
+        float(np.mean(taken.get(run.model, everything))) for run in others if not _is_done(run)
+    )
 
 
 def wanted_steps(manifest: Mapping[str, Any], adapts: bool) -> tuple[int, ...]:
@@ -169,7 +204,7 @@ def finished(outcomes: Sequence[Outcome]) -> list[Finished]:
         steps = wanted_steps(manifest, run.model not in sections.COUNTING)
         found.append(
             Finished(
-                run.model,
+                run.name,
                 run.seed,
                 run.path,
                 manifest["dataset"],

@@ -58,6 +58,9 @@ class ProtocolConfig:
     time_quantile: float = 0.8  # time: of the users' first events
     keep_new: int = 10  # earliest events kept of a new user
     validation_fraction: float = 0.1  # of the regular users, turned into pseudo-new ones
+    training_share: float = (
+        1.0  # of the regular users then left; the others are excluded (figure 5)
+    )
     catalogue: Literal["positive", "declared"] = "positive"
     num_negatives: int = 100  # per case, frozen
     mask_seen: Literal["auto", "yes", "no"] = (

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 
+from metacsr_jax.config import Config
 from metacsr_jax.problem import Problem
 from metacsr_jax.train import seed_keys
 from metacsr_jax.validation import make_validation
@@ -61,14 +62,21 @@ def measure_pace(problem: Problem, limit: float) -> Pace:
     whole = sum(count * one for count, one in zip(chunks, chunk_seconds, strict=True))
     whole += validations * validation
     share = (limit - compiling - validation) / whole if whole else 1.0
-    length = {} if share >= 1 else _length(problem, max(share, 0.0))
+    length = {} if share >= 1 else shortened(problem.config, max(share, 0.0))
     return Pace(length, least, time.monotonic() - began)
 
 
-def _length(problem: Problem, share: float) -> dict[str, int]:
-    train, chunk = problem.config.train, problem.config.train.chunk
+def shortened(config: Config, share: float) -> dict[str, int]:
+    """Settings of `train` for a share of its length, by dotted name.
+
+    Args:
+        config: of the whole training.
+        share: of every phase and of the distance between validations, 0 to 1. One dispatch is left of each at least; SML's rounds
+            are as many as there are, and its first phase alone is shortened.
+    """
+    train, chunk = config.train, config.train.chunk
     fields = ("pretrain_steps", "steps", "validate_every")
-    if problem.model.name == "sml":
+    if train.model == "sml":
         fields = ("pretrain_steps",)
     return {
         f"train.{field}": max(int(value * share) // chunk, 1) * chunk

@@ -38,17 +38,21 @@ def make_problem(protocol: Protocol, config: Config) -> Problem:
 
 def scenario_batches(problem: Problem, scenario: str) -> tuple[Cases, CaseBatch]:
     """Cases of a scenario and what a model sees of them, on the host."""
-    config = problem.config
     held_out = protocols.cases(problem.protocol, scenario)
+    return held_out, case_inputs(problem, held_out, scenario)
+
+
+def case_inputs(problem: Problem, held_out: Cases, scenario: str) -> CaseBatch:
+    """What a model sees of given cases, on the host: of shortened or reordered histories too."""
+    config = problem.config
     support = config.protocol.warm_support if scenario == "warm" else config.protocol.max_support
-    batch = case_batch(
+    return case_batch(
         held_out.offset_N1,
         held_out.item_H,
         config.model.max_length,
         support,
         _training_rows(problem, held_out.user_N),
     )
-    return held_out, batch
 
 
 def _training_rows(problem: Problem, user_N: np.ndarray) -> np.ndarray:

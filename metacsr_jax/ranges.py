@@ -7,6 +7,7 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("synthetic.predictability", 0, 1),
     ("protocol.regular_fraction", 0, 1),
     ("protocol.validation_fraction", 1e-6, 0.9),
+    ("protocol.training_share", 1e-6, 1),
     ("protocol.time_quantile", 0, 1),
     ("protocol.keep_new", 2, _INF),
     ("protocol.num_negatives", 1, _INF),

@@ -67,6 +67,8 @@ def _few_shot(section: str) -> Space:
 
 
 _NETWORK: Space = {
+    # Few events are learnt by heart in a hundred steps; more than a trial has time for ends with it.
+    "train.pretrain_steps": (10, 50, 150, 400, 1300),
     "optimizer.pretrain_rate": _rate(5e-4, 5e-3),
     "optimizer.weight_decay": _rate(1e-4, 0.1),
     "model.dropout": Range(0.0, 0.6),

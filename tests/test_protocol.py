@@ -611,3 +611,44 @@ def test_movielens_1m_counts():
     assert (counts["events"], counts["users"], counts["items"]) == (575_281, 6_038, 3_533)
     assert (counts["regular_before_validation"], counts["new"]) == (4_830, 1_208)
     assert (counts["validation"], counts["cases"]["cold"]) == (483, 1_207)
+
+
+def test_a_share_of_the_regular_users_leaves_all_other_cases_as_they_are():
+    log = random_log(5, users=60)
+    whole = build_protocol(log, SMALL)
+    parts = {
+        share: build_protocol(log, dataclasses.replace(SMALL, training_share=share))
+        for share in (0.25, 0.5)
+    }
+    regular = int((whole.role_U == REGULAR).sum())
+    for share, part in parts.items():
+        left = np.flatnonzero(part.role_U == REGULAR)
+        assert len(left) == round(share * regular)
+        assert np.all(whole.role_U[left] == REGULAR)
+        assert np.all(
+            part.role_U[np.setdiff1d(np.flatnonzero(whole.role_U == REGULAR), left)] == EXCLUDED
+        )
+        assert part.manifest["counts"]["excluded_by_reason"][
+            "beyond_training_share"
+        ] == regular - len(left)
+        for scenario in ("cold", "validation"):
+            one, other = cases(whole, scenario), cases(part, scenario)
+            for name in ("user_N", "item_H", "target_N", "negative_NC"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(part.item_ids, whole.item_ids)
+    smaller, larger = (np.flatnonzero(parts[share].role_U == REGULAR) for share in (0.25, 0.5))
+    assert set(smaller) < set(larger)
+
+
+def test_a_protocol_from_before_a_later_setting_still_loads(tmp_path):
+    protocol = build_protocol(random_log(5), SMALL)
+    save_protocol(protocol, tmp_path)
+    file = tmp_path / "manifest.json"
+    stored = json.loads(file.read_text())
+    del stored["config"]["training_share"]
+    file.write_text(json.dumps(stored))
+    assert load_protocol(tmp_path).manifest["sha256_all"] == protocol.manifest["sha256_all"]
+    stored["config"]["training_share"] = 0.5
+    file.write_text(json.dumps(stored))
+    with pytest.raises(WorkdirError, match="sha256_all"):
+        load_protocol(tmp_path)

@@ -161,7 +161,7 @@ def test_a_training_that_does_not_fit_is_shortened_as_a_whole():
     assert slow.least > 0
     settings.replace(config, slow.length)  # may be trained
     assert pace.measure_pace(problem, 1e6).length == {}
-    assert pace._length(problem, 0.5)["train.pretrain_steps"] == 30 // chunk * chunk
+    assert pace.shortened(problem.config, 0.5)["train.pretrain_steps"] == 30 // chunk * chunk
 
 
 def test_a_model_without_settings_is_tried_once(tmp_path):

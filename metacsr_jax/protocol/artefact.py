@@ -19,6 +19,8 @@ from metacsr_jax.protocol.record import SCENARIOS, Protocol
 FORMAT = 1  # of the directory; a reader refuses any other
 _FIELDS = ("item_ids", "user_ids", "role_U", "offset_U1", "item_E", "time_E")
 _OPTIONAL = ("item_features", "user_features")
+# Settings that came later: at these values a protocol is, and hashes as, one from before them.
+_LATER = {"training_share": 1.0}
 
 
 def save_protocol(protocol: Protocol, directory: str | os.PathLike) -> None:
@@ -127,7 +129,12 @@ def _negative_name(scenario: str) -> str:
 
 def _hash_all(hashes: Mapping[str, str], config: ProtocolConfig, name: str, mask_seen: bool) -> str:
     """One SHA-256 over everything that decides what a model sees."""
-    parts = [sorted(hashes.items()), dataclasses.asdict(config), name, mask_seen]
+    settings = {
+        field: value
+        for field, value in dataclasses.asdict(config).items()
+        if field not in _LATER or value != _LATER[field]
+    }
+    parts = [sorted(hashes.items()), settings, name, mask_seen]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ def check_config(config: ProtocolConfig) -> None:
         "regular_fraction": ("strictly between 0 and 1", 0 < config.regular_fraction < 1),
         "time_quantile": ("strictly between 0 and 1", 0 < config.time_quantile < 1),
         "validation_fraction": ("at least 0 and below 1", 0 <= config.validation_fraction < 1),
+        "training_share": ("above 0 and at most 1", 0 < config.training_share <= 1),
         "new_min": ("at least 1", config.new_min >= 1),
         "new_max": ("at least new_min and 2", config.new_max >= max(2, config.new_min)),
         "keep_new": ("at least 2", config.keep_new >= 2),

@@ -26,7 +26,7 @@ class Split(NamedTuple):
 def split_users(
     offset_U1: np.ndarray, time_E: np.ndarray, user_hash_U: np.ndarray, config: ProtocolConfig
 ) -> Split:
-    """Applies `config.user_split`, then turns some regular users into validation users.
+    """Applies `config.user_split`, turns some regular users into validation users, and keeps a share of the others to train on.
 
     Args:
         offset_U1: int64, CSR over the events.
@@ -81,6 +81,7 @@ def split_users(
             " expected at least one: the last event is the target"
         )
     _appoint_validation(role_U, keep_U, length_N, user_hash_U, config)
+    excluded["beyond_training_share"] = _leave_out(role_U, keep_U, user_hash_U, config)
     return Split(role_U, keep_U, excluded, regular_before_validation, time_cut)
 
 
@@ -107,6 +108,19 @@ def _appoint_validation(
     length_V = np.sort(length_N)[below(hash_V, len(length_N))]
     role_U[user_V] = VALIDATION
     keep_U[user_V] = np.minimum(keep_U[user_V], length_V)
+
+
+def _leave_out(
+    role_U: np.ndarray, keep_U: np.ndarray, user_hash_U: np.ndarray, config: ProtocolConfig
+) -> int:
+    """Excludes regular users beyond `training_share`, in place; a larger share holds all users of a smaller one."""
+    regular = np.flatnonzero(role_U == REGULAR)
+    wanted = max(1, round(config.training_share * len(regular)))
+    order = np.argsort(_draw(user_hash_U[regular], config.seed, "training share"), kind="stable")
+    left_out = regular[order[wanted:]]
+    role_U[left_out] = EXCLUDED
+    keep_U[left_out] = 0
+    return len(left_out)
 
 
 def _draw(user_hash_U: np.ndarray, seed: int, purpose: str) -> np.ndarray:

@@ -3,6 +3,9 @@
 On the paper's own protocol, which differs from this one (docs/results.md): shown beside, not compared.
 """
 
+# The eight that the paper compares with.
+RIVALS = ("bpr", "lstm", "csan", "melu", "metacs-l", "metacs-dnn", "sml", "metacf-ngcf")
+
 # data set -> model -> AUC and MAP cold, AUC and MAP warm
 PRINTED: dict[str, dict[str, tuple[float, float, float, float]]] = {
     "movielens-1m": {
