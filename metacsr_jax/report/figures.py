@@ -81,7 +81,10 @@ def training_curves(records: Iterable[Mapping[str, Any]], path: str | os.PathLik
 
 
 def metric_curves(
-    rows: Iterable[Row], path: str | os.PathLike, candidates: str | None = None
+    rows: Iterable[Row],
+    path: str | os.PathLike,
+    candidates: str | None = None,
+    also: Sequence[str] = (),
 ) -> Path:
     """Hit@N and NDCG@N for N = 1..20 with 95 % bands, a line per model and number of steps.
 
@@ -89,6 +92,7 @@ def metric_curves(
       rows: evaluation rows of one data set; those of several training seeds are averaged.
       path: of the figure; it has two panels per scenario.
       candidates: which ranking; None takes the first one in the rows.
+      also: further suffixes under which the figure is saved.
 
     Raises:
       DataError: no such row, or rows of several data sets.
@@ -96,7 +100,7 @@ def metric_curves(
     points, candidates = _points(rows, candidates)
     series, scenarios = _series(points), unique(key[0] for key in points)
     looks = looks_of(series)
-    with open_figure(path, len(scenarios), 2, width=4.2, height=3.0) as (figure, axes):
+    with open_figure(path, len(scenarios), 2, width=4.2, height=3.0, also=also) as (figure, axes):
         for line, scenario in zip(axes, scenarios, strict=True):
             for axis, family in zip(line, ("hit", "ndcg"), strict=True):
                 for name in series:

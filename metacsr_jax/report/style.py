@@ -32,6 +32,7 @@ _STYLE = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "svg.hashsalt": "metacsr",  # equal input, equal file
+    "svg.fonttype": "none",  # text stays text: smaller, and it can be found
 }
 
 Series = tuple[str, int]  # a model and its number of adaptation steps
@@ -46,6 +47,7 @@ def open_figure(
     width: float,
     height: float,
     sharey: bool = False,
+    also: Sequence[str] = (),
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """A figure and its axes [rows, columns], saved on the way out; leaves no global state behind.
 
@@ -54,6 +56,7 @@ def open_figure(
       rows, columns: panels.
       width, height: of one panel, in inches.
       sharey: one vertical axis per line of panels.
+      also: further suffixes under which the same figure is saved.
 
     Raises:
       ImportError: matplotlib is missing.
@@ -72,7 +75,8 @@ def open_figure(
         share = "row" if sharey else False
         yield figure, figure.subplots(rows, columns, squeeze=False, sharey=share)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        for suffix in dict.fromkeys((Path(path).suffix, *also)):
+            figure.savefig(Path(path).with_suffix(suffix))
 
 
 def looks_of(series: Sequence[Series]) -> dict[Series, dict[str, Any]]:

@@ -56,6 +56,7 @@ class Options(NamedTuple):
         budget: share of every training's length.
         assignments: `section.name=value` for every run.
         tuned: settings of single models, as `metacsr_jax.tune` writes them.
+        tuned_by: "trials" and "seconds" of the searches that found them.
     """
 
     preset: str
@@ -67,6 +68,7 @@ class Options(NamedTuple):
     budget: float = 1.0
     assignments: tuple[str, ...] = ()
     tuned: Mapping[str, Mapping[str, Any]] = {}
+    tuned_by: Mapping[str, Mapping[str, float]] = {}
 
 
 class Spec(NamedTuple):

@@ -1,0 +1,284 @@
+"""Figures 5, 6 and 12, and the curves beyond the paper: steps, lengths, order, time, change of the parameters."""
+
+from pathlib import Path
+
+import numpy as np
+
+from metacsr_jax.analysis.clouds import relative_move
+from metacsr_jax.report.paper import RIVALS
+from metacsr_jax.report.table import title
+from metacsr_jax.reproduce.exhibit import Exhibit, Picture, Table
+from metacsr_jax.reproduce.measure import STEPS, adapted_steps
+from metacsr_jax.reproduce.pictures import Lines, draw_lines, draw_points
+from metacsr_jax.reproduce.plan import (
+    ORDER_MODELS,
+    TIES_MODELS,
+    TIME_MODELS,
+    WITHOUT_META,
+    length_name,
+    method_name,
+    share_name,
+)
+from metacsr_jax.reproduce.results import (
+    Results,
+    difference,
+    history_values,
+    point,
+    probes,
+    same_cases,
+    values,
+)
+from metacsr_jax.workdir import read_config
+
+LABELS = {"metacsr": "metaCSR", WITHOUT_META: "without Meta Learner"}
+STEPS_LABEL = "adaptation steps (meta-test iterations)"
+
+
+def amount(results: Results, directory: Path) -> Exhibit:
+    """Figure 5: metaCSR on a share of the regular users, against the paper's baselines on all of them."""
+    panels, body = [], []
+    for metric in ("auc", "map"):
+        line = {
+            100 * share: point(found)
+            for share in sorted({*results.options.shares, 1.0})
+            if (found := values(results, share_name(share), metric)) is not None
+        }
+        levels = {
+            name: float(found.mean())
+            for name in RIVALS
+            if (found := values(results, name, metric)) is not None
+        }
+        panels.append(
+            Lines(
+                title(metric),
+                "regular users trained on (%)",
+                title(metric),
+                {"metaCSR": line},
+                levels,
+            )
+        )
+        best = max(levels, key=levels.get) if levels else None
+        for share, own in line.items():
+            lead = None
+            if best:
+                pair = (values(results, name, metric) for name in (share_name(share / 100), best))
+                lead = difference(*pair)
+            body.append([f"{share:g} %", title(metric), own, best, lead])
+    header = [
+        "users",
+        "metric",
+        "metaCSR",
+        "best of the paper's baselines, all users",
+        "difference",
+    ]
+    path = draw_lines(panels, directory / "fig5.png")
+    alt = (
+        "AUC and MAP of metaCSR against the share of the regular users; dotted: baselines with all"
+    )
+    text = (
+        "The same number of updates for every share; the best checkpoint by validation counts. "
+        "A larger share holds all users of a smaller one."
+    )
+    return Exhibit(
+        "fig5", [Table("fig5", header, body, "Cold start.")], [Picture(path, alt)], [text]
+    )
+
+
+def convergence(results: Results, directory: Path) -> Exhibit:
+    """Figure 6: AUC and losses of new users against adaptation steps, with and without Meta Learner."""
+    shown = {
+        "auc": ("AUC", "AUC"),
+        "target_loss": ("Loss of the held-out item", "cross-entropy among negatives (nats)"),
+        "support_loss": ("Loss of the support", "training loss of the model"),
+    }
+    panels, body = [], []
+    for metric, (heading, ylabel) in shown.items():
+        lines = {}
+        for name, label in LABELS.items():
+            line = {
+                steps: point(found[np.isfinite(found)])
+                for steps in STEPS
+                if (of_run := results.inside.get((name, steps))) is not None
+                and np.isfinite(found := of_run[metric]).any()
+            }
+            if line:
+                lines[label] = line
+            body += [[heading, label, steps, value] for steps, value in line.items()]
+        panels.append(Lines(heading, STEPS_LABEL, ylabel, lines))
+    panels = [panel for panel in panels if panel.lines]
+    if not panels:
+        return Exhibit("fig6", text=["Not measured."])
+    path = draw_lines(panels, directory / "fig6.png", columns=3)
+    table = Table("fig6", ["", "model", "steps", "value"], body, "New users.")
+    alt = "AUC and losses of new users against the number of adaptation steps"
+    return Exhibit("fig6", [table], [Picture(path, alt)])
+
+
+def context(results: Results, directory: Path) -> Exhibit:
+    """Figure 12: length T of the input, cold and warm."""
+    panels, body = [], []
+    for metric in ("auc", "map"):
+        lines = {}
+        for scenario in ("cold", "warm"):
+            line = {
+                length: point(found)
+                for length in sorted(results.options.lengths)
+                if (
+                    found := values(results, length_name(results.options, length), metric, scenario)
+                )
+                is not None
+            }
+            if line:
+                lines[scenario] = line
+            body += [[scenario, title(metric), length, value] for length, value in line.items()]
+        panels.append(Lines(title(metric), "T (events)", title(metric), lines))
+    path = draw_lines(panels, directory / "fig12.png")
+    keep = _keep_new(results)
+    text = (
+        f"New users have at most {keep - 1} events of context (protocol.keep_new={keep}): "
+        "a longer T changes training and warm cases only."
+    )
+    table = Table("fig12", ["start", "metric", "T", "value"], body)
+    alt = "AUC and MAP against the length of the input"
+    return Exhibit("fig12", [table], [Picture(path, alt)], [text])
+
+
+def algorithms(results: Results, directory: Path) -> Exhibit:
+    """Adaptation steps 0 to 20 against metric, one line per meta-learning algorithm."""
+    panels, body = [], []
+    for metric in ("auc", "map"):
+        lines = {}
+        for method in results.options.methods:
+            name = method_name(results.options, method)
+            line = {
+                steps: point(found[metric])
+                for steps in STEPS
+                if (found := results.inside.get((name, steps))) is not None
+            }
+            if line:
+                lines[method] = line
+            body += [[method, title(metric), steps, value] for steps, value in line.items()]
+        panels.append(Lines(title(metric), STEPS_LABEL, title(metric), lines))
+    path = draw_lines(panels, directory / "steps.png")
+    text = "Every algorithm with the preset's inner rate: Meta-SGD learns its own from there, for the others it was not tuned."
+    table = Table("steps", ["algorithm", "metric", "steps", "value"], body, "Cold start.")
+    alt = "AUC and MAP of new users against adaptation steps, by meta-learning algorithm"
+    return Exhibit("steps", [table], [Picture(path, alt)], [text])
+
+
+def coldness(results: Results, directory: Path) -> Exhibit:
+    """The same new users with their latest 1, 2, ... events."""
+    panels, body, count = [], [], 0
+    for metric in ("auc", "map"):
+        lines = {}
+        for name in ORDER_MODELS:
+            found = history_values(results, name, "length", metric)
+            if found is not None and len(found):
+                count = found.shape[1]
+                lines[name] = {length: point(of) for length, of in enumerate(found, 1)}
+                body += [[name, title(metric), length, at] for length, at in lines[name].items()]
+        panels.append(Lines(title(metric), "events of history", title(metric), lines))
+    if not body:
+        return Exhibit("length", text=["Not measured."])
+    path = draw_lines(panels, directory / "length.png")
+    text = (
+        f"The same {count:,} new users at every length, with their latest events; "
+        "adaptation, where a model adapts, has the support that these leave."
+    )
+    table = Table("length", ["model", "metric", "events", "value"], body, "Cold start.")
+    return Exhibit(
+        "length", [table], [Picture(path, "AUC and MAP against length of history")], [text]
+    )
+
+
+def order(results: Results, directory: Path) -> Exhibit:
+    """Histories shuffled at test, and ties broken by the file's order instead of a hash."""
+    body, panels = [], {"AUC": {}, "MAP": {}}
+    for name in ORDER_MODELS:
+        for metric in ("auc", "map"):
+            found = history_values(results, name, "order", metric)
+            if found is None:
+                continue
+            lead = difference(found[1:].mean(0), found[0])
+            panels[title(metric)][name] = lead
+            body.append([name, title(metric), point(found[0]), point(found[1:].mean(0)), lead])
+    header = ["model", "metric", "as it was", "history shuffled", "difference"]
+    tables = [
+        Table("order-shuffle", header, body, "New users' histories in random order, mean of three.")
+    ]
+    body = []
+    for name in TIES_MODELS:
+        for metric in ("auc", "map"):
+            pair = [values(results, of, metric) for of in (name, f"{name}-ties-file")]
+            if all(of is not None for of in pair):
+                body.append([name, title(metric), *map(point, pair)])
+    if body:
+        header = ["model", "metric", "ties by hash", "ties by the file's order"]
+        text = "Not paired: another order makes other targets."
+        tables.append(Table("order-ties", header, body, text))
+    if not any(panels.values()):
+        return Exhibit("order", [table for table in tables if table.body], text=["Not measured."])
+    path = draw_points(panels, directory / "order.png", "shuffled minus as it was", zero=True)
+    return Exhibit("order", tables, [Picture(path, "What shuffling new users' histories changes")])
+
+
+def newcomers(results: Results, directory: Path) -> Exhibit:
+    """The stricter protocol: users who start after everybody's cut in time."""
+    del directory
+    body = []
+    for name in TIME_MODELS:
+        for metric in ("auc", "map"):
+            own, late = (values(results, of, metric) for of in (name, f"{name}-time"))
+            if late is None:
+                continue
+            lead = None
+            if name != "metacsr" and same_cases(results, "metacsr-time", f"{name}-time"):
+                lead = difference(values(results, "metacsr-time", metric), late)
+            before = None if own is None else point(own)
+            body.append([name, title(metric), before, point(late), lead, len(late)])
+    header = [
+        "model",
+        "metric",
+        "least active users new",
+        "latest users new",
+        "metaCSR minus, latest",
+        "cases",
+    ]
+    text = [] if body else ["Not measured: the log has no times, or no users who start late."]
+    return Exhibit("time", [Table("time", header, body)] if body else [], text=text)
+
+
+def shift(results: Results, directory: Path) -> Exhibit:
+    """How far adaptation moves theta_2, and with it the preferences."""
+    lines, body = {}, []
+    for name, label in LABELS.items():
+        line = {
+            steps: point(found["shift"])
+            for steps in STEPS
+            if steps and (found := results.inside.get((name, steps))) is not None
+        }
+        if line:
+            lines[label] = line
+        body += [[label, "parameters", steps, value] for steps, value in line.items()]
+        if results.has(name):
+            steps = adapted_steps(results.runs[name][0])
+            pair = [probes(results, name, "cold", count) for count in (0, steps)]
+            if None not in pair:
+                moved = point(relative_move(*(of.preference_ND for of in pair)))
+                body.append([label, "preferences", steps, moved])
+    if not lines:
+        return Exhibit("shift", text=["Not measured."])
+    panel = Lines("Change of theta_2", STEPS_LABEL, "relative change (share of the norm)", lines)
+    log = all(min(at.low for at in line.values()) > 0 for line in lines.values())
+    path = draw_lines([panel._replace(log=log)], directory / "shift.png")
+    text = (
+        "Parameters: ||theta_2' - theta_2|| / ||theta_2||; preferences: mean distance moved over the root mean "
+        "square distance from their mean."
+    )
+    table = Table("shift", ["model", "what moves", "steps", "relative change"], body, "New users.")
+    alt = "Relative change of the encoder's parameters against adaptation steps"
+    return Exhibit("shift", [table], [Picture(path, alt)], [text])
+
+
+def _keep_new(results: Results) -> int:
+    return read_config(next(iter(results.runs.values()))[0].path).protocol.keep_new

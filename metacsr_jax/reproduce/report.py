@@ -1,0 +1,202 @@
+"""From finished runs to the page: exhibits drawn, claims judged, csv files written."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from metacsr_jax import settings
+from metacsr_jax import workdir as workdirs
+from metacsr_jax.compare import Outcome, finished
+from metacsr_jax.report.comparison import Finished
+from metacsr_jax.reproduce import curves, inside, tables
+from metacsr_jax.reproduce.claims import judge_all
+from metacsr_jax.reproduce.exhibit import Exhibit, Table
+from metacsr_jax.reproduce.page import page
+from metacsr_jax.reproduce.plan import EXHIBITS, Options, base_config, specs
+from metacsr_jax.reproduce.results import Results, read_results
+
+MAKERS: dict[str, Callable[[Results, Path], Exhibit]] = {
+    "table2": tables.statistics,
+    "table3": lambda results, path: tables.comparison(results, "table3", path),
+    "fig3": lambda results, path: tables.curves(results, "fig3", path),
+    "table4": lambda results, path: tables.comparison(results, "table4", path),
+    "fig4": lambda results, path: tables.curves(results, "fig4", path),
+    "table5": tables.ablation,
+    "fig5": curves.amount,
+    "fig6": curves.convergence,
+    "fig7": lambda results, path: inside.preferences_and_items(results, "fig7", path),
+    "fig8": lambda results, path: inside.preferences_and_items(results, "fig8", path),
+    "fig9": inside.similarities,
+    "fig10": lambda results, path: inside.new_and_regular(results, "fig10", path),
+    "fig11": lambda results, path: inside.new_and_regular(results, "fig11", path),
+    "fig12": curves.context,
+    "steps": curves.algorithms,
+    "length": curves.coldness,
+    "ranking": tables.ranking,
+    "order": curves.order,
+    "time": curves.newcomers,
+    "shift": curves.shift,
+}
+
+
+def finished_runs(outcomes: Sequence[Outcome]) -> tuple[dict[str, list[Finished]], dict[str, str]]:
+    """Finished runs by name, and why others are not there."""
+    runs: dict[str, list[Finished]] = {}
+    missing: dict[str, str] = {}
+    for outcome in outcomes:
+        name = outcome.run.name
+        if outcome.status == "finished":
+            runs.setdefault(name, []).extend(finished([outcome]))
+        else:
+            missing[name] = " ".join(filter(None, (outcome.status, outcome.message)))
+    return runs, missing
+
+
+def write_report(
+    options: Options,
+    exhibits: Sequence[str],
+    outcomes: Sequence[Outcome],
+    directory: Path,
+    say: Callable[[str], None],
+) -> Path:
+    """Writes `index.html`, a csv file for each table, PNG and SVG for each picture, and `verdicts.json`.
+
+    Args:
+        options: the reproduction's.
+        exhibits: of `plan.check_exhibits`.
+        outcomes: of all runs; what is missing is said on the page.
+        directory: created where missing.
+        say: receives a line for each table and figure.
+
+    Returns:
+        The page.
+
+    Raises:
+        WorkdirError: a run's files are damaged.
+    """
+    runs, missing = finished_runs(outcomes)
+    negatives = base_config(options).protocol.num_negatives
+    results = read_results(options, runs, missing, negatives)
+    pictures = directory / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    made = []
+    for key in exhibits:
+        if not any(results.has(spec.name) for spec in specs(options, key)):
+            made.append(Exhibit(key, text=["Not measured: none of its runs is finished."]))
+            continue
+        say(f"report: {key}, {EXHIBITS[key]}")
+        made.append(MAKERS[key](results, pictures))
+        for table in made[-1].tables:
+            (directory / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    say("report: claims")
+    verdicts = judge_all(results, exhibits)
+    judged = [
+        {
+            **verdict._asdict(),
+            "parts": [
+                {"label": part.label, **part.point._asdict(), "bound": part.bound}
+                for part in verdict.parts
+            ],
+        }
+        for verdict in verdicts
+    ]
+    workdirs.write_json(directory / "verdicts.json", judged)
+    final = directory / "index.html"
+    heading = f"metaCSR, reproduced on {results.dataset}"
+    text = page(
+        heading, _notes(results), verdicts, made, _runs_table(results), _provenance(results)
+    )
+    partial = final.with_name(".index.html.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(final)
+    return final
+
+
+def _notes(results: Results) -> list[str]:
+    options, notes = results.options, []
+    if len(options.seeds) == 1:
+        notes.append(
+            f"Made with one training seed ({options.seeds[0]}): the intervals hold for other users, not for other trainings."
+        )
+    if options.budget < 1:
+        notes.append(
+            f"Made with a budget of {options.budget:g}: every training has that share of its preset's length. "
+            "Models that learn slowly are worse here than they can be; compare the README's table of whole trainings."
+        )
+    if options.tuned:
+        searched = ", ".join(
+            f"{name} ({of['trials']} trials, {of['seconds'] / 60:.0f} min)"
+            for name, of in options.tuned_by.items()
+        )
+        notes.append(f"Settings from a search in equal time on validation users: {searched}.")
+    if results.missing:
+        missing = "; ".join(f"{name}: {why}" for name, why in results.missing.items())
+        notes.append(f"Missing: {missing}.")
+    return notes
+
+
+def _runs_table(results: Results) -> Table:
+    body = []
+    for name, of_name in results.runs.items():
+        manifest = workdirs.read_manifest(of_name[0].path)
+        seconds = [
+            sum(getattr(run, part) for run in of_name)
+            for part in ("train_seconds", "evaluate_seconds")
+        ]
+        chosen = manifest["chosen_adapt_steps"]
+        body.append(
+            [
+                name,
+                ", ".join(str(run.seed) for run in of_name),
+                manifest["best_step"],
+                chosen,
+                manifest["validation"][str(chosen)]["map"],
+                *(f"{value / 60:.1f}" for value in seconds),
+                manifest["protocol"]["sha256_all"][:12],
+            ]
+        )
+    header = [
+        "run",
+        "seeds",
+        "best step",
+        "adaptation steps chosen",
+        "validation MAP",
+        "min training",
+        "min evaluating",
+        "protocol",
+    ]
+    text = "Protocol: the first digits of its SHA-256; runs that share them were judged on the same users, targets and negatives."
+    return Table("runs", header, body, text)
+
+
+def _provenance(results: Results) -> list[tuple[str, str]]:
+    """Versions, hashes and settings, without paths of the machine that made the page."""
+    run = next(iter(results.runs.values()))[0]
+    manifest = workdirs.read_manifest(run.path)
+    options = results.options
+    shown = options._asdict() | {
+        "assignments": [text for text in options.assignments if not text.startswith("data.path=")],
+        "tuned": {name: dict(of) for name, of in options.tuned.items()},
+    }
+    config = settings.to_dict(base_config(options))
+    config["data"]["path"] = Path(config["data"]["path"]).name
+    return [
+        ("preset", options.preset),
+        ("seeds", ", ".join(map(str, options.seeds))),
+        ("budget", f"{options.budget:g}"),
+        ("log", config["data"]["path"] or "embedded generator"),
+        ("protocol, SHA-256", manifest["protocol"]["sha256_all"]),
+        ("versions", ", ".join(f"{name} {of}" for name, of in manifest["versions"].items())),
+        ("platform", manifest["platform"]),
+        ("options", json.dumps(shown, default=str)),
+        ("metaCSR's settings", json.dumps(config)),
+    ]
+
+
+def with_searches(options: Options, found: dict) -> Options:
+    """The options with settings that `metacsr_jax.tune` wrote, and what the searches cost."""
+    chosen = {model: of_model["settings"] for model, of_model in found.items()}
+    cost = {
+        model: {"trials": of["trials"], "seconds": of["seconds"]} for model, of in found.items()
+    }
+    return options._replace(tuned=chosen, tuned_by=cost)

@@ -1,0 +1,189 @@
+"""What the runs came to, as values per user: every number on the page and every verdict is computed from these.
+
+Dimension key: N cases, K versions of a history, P parts of a claim.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from metacsr_jax.analysis.probe import Probe, read_probe
+from metacsr_jax.errors import WorkdirError
+from metacsr_jax.evaluation.metrics import METRICS, per_case
+from metacsr_jax.evaluation.significance import mean_interval, paired_interval
+from metacsr_jax.report.comparison import WAYS, Finished, Scored, check_same_cases, scored
+from metacsr_jax.reproduce.measure import STEPS, adapted_steps, histories_path, probe_path
+from metacsr_jax.reproduce.plan import Options
+from metacsr_jax.workdir import read_config
+
+RESAMPLES = 2000
+
+
+class Point(NamedTuple):
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Results(NamedTuple):
+    """Finished runs by name, and why others are missing.
+
+    Attributes:
+        options: the reproduction's.
+        runs: by name, seed by seed.
+        missing: name -> why it is not there.
+        negatives: per case.
+        scored: metrics per case by (name, scenario, kind of candidates, way); means over the seeds.
+        inside: AUC, MAP, losses and shift of each cold case by (name, adaptation steps); means over the seeds.
+    """
+
+    options: Options
+    runs: dict[str, list[Finished]]
+    missing: dict[str, str]
+    negatives: int
+    scored: dict[tuple[str, str, str, str], Scored]
+    inside: dict[tuple[str, int], dict[str, np.ndarray]]
+
+    @property
+    def sampled(self) -> str:
+        """Name of the paper's ranking."""
+        return f"sampled-{self.negatives}"
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these runs are there."""
+        return all(self.runs.get(name) for name in names)
+
+    @property
+    def dataset(self) -> str:
+        """Label of the log."""
+        return next(iter(self.runs.values()))[0].dataset
+
+
+def read_results(
+    options: Options, runs: dict[str, list[Finished]], missing: dict[str, str], negatives: int
+) -> Results:
+    """Reads the ranks of all runs, and what was seen inside them.
+
+    Args:
+        options: the reproduction's.
+        runs: finished ones by name.
+        missing: why others are not there.
+        negatives: per case.
+
+    Raises:
+        WorkdirError: ranks are damaged, or the seeds of a run were not ranked on the same cases.
+    """
+    found, inside = {}, {}
+    for name, of_name in runs.items():
+        for scenario in read_config(of_name[0].path).evaluation.scenarios:
+            for kind in (f"sampled-{negatives}", "full"):
+                for way in (*WAYS, "chosen"):
+                    of_way = scored(of_name, way, scenario, kind)
+                    if of_way is not None:
+                        found[name, scenario, kind, way] = of_way
+        for steps in {*STEPS, adapted_steps(of_name[0])}:
+            paths = [probe_path(run, "cold", steps) for run in of_name]
+            if all(path.exists() for path in paths):
+                inside[name, steps] = _probe_values(paths)
+    return Results(options, runs, missing, negatives, found, inside)
+
+
+def values(
+    results: Results,
+    name: str,
+    metric: str = "map",
+    scenario: str = "cold",
+    kind: str = "",
+    way: str = "chosen",
+) -> np.ndarray | None:
+    """A metric of each case, mean over the training seeds; None where the run or the way is missing.
+
+    Args:
+        results: all of them.
+        name: of a run.
+        metric: of `evaluation.metrics.METRICS`.
+        scenario: "cold" or "warm".
+        kind: of candidates; empty: the paper's ranking.
+        way: "none", "adapted" or "chosen".
+    """
+    found = results.scored.get((name, scenario, kind or results.sampled, way))
+    return None if found is None else found.metric_NM[:, METRICS.index(metric)]
+
+
+def point(value_N: np.ndarray, level: float = 0.95) -> Point:
+    """Mean over cases and its bootstrap interval."""
+    interval = mean_interval(np.asarray(value_N)[:, None], RESAMPLES, level=level)
+    return Point(*(float(end[0]) for end in interval))
+
+
+def difference(one_N: np.ndarray, other_N: np.ndarray, level: float = 0.95) -> Point:
+    """Mean difference on the same cases and its paired bootstrap interval."""
+    # The tails of a level near 1 want more resamples.
+    resamples = RESAMPLES if level < 0.96 else 5 * RESAMPLES
+    interval = paired_interval(one_N[:, None], other_N[:, None], resamples, level=level)
+    return Point(*(float(end[0]) for end in interval))
+
+
+def same_cases(results: Results, *names: str, scenario: str = "cold") -> bool:
+    """Whether these runs are there and were ranked on the same users, targets and candidates."""
+    found = [results.scored.get((name, scenario, results.sampled, "chosen")) for name in names]
+    if any(one is None for one in found):
+        return False
+    try:
+        for one in found[1:]:
+            check_same_cases(found[0].ranks, one.ranks, "one", "other")
+    except WorkdirError:
+        return False
+    return True
+
+
+def probes(results: Results, name: str, scenario: str, steps: int) -> Probe | None:
+    """What the first seed's run looks like inside; None where it was not looked into."""
+    if not results.has(name):
+        return None
+    path = probe_path(results.runs[name][0], scenario, steps)
+    return read_probe(path) if path.exists() else None
+
+
+def history_values(results: Results, name: str, exhibit: str, metric: str) -> np.ndarray | None:
+    """A metric of each version of the histories and case, [K, N], mean over the seeds."""
+    if not results.has(name):
+        return None
+    found = []
+    for run in results.runs[name]:
+        path = histories_path(run, exhibit)
+        if not path.exists():
+            return None
+        with np.load(path) as arrays:
+            metric_KNM = [
+                per_case(rank_N, others_N)
+                for rank_N, others_N in zip(arrays["rank_KN"], arrays["others_KN"], strict=True)
+            ]
+        found.append(np.array(metric_KNM)[:, :, METRICS.index(metric)])
+    return np.mean(found, axis=0)
+
+
+def items(results: Results, name: str) -> np.ndarray:
+    """Item vectors of the first seed's run."""
+    return np.load(results.runs[name][0].path / "analysis" / "items.npy")
+
+
+def _probe_values(paths: list[Path]) -> dict[str, np.ndarray]:
+    found = []
+    for path in paths:
+        seen = read_probe(path)
+        others_N = np.full(len(seen.rank_N), seen.score_NC1.shape[1] - 1)
+        metric_NM = per_case(seen.rank_N, others_N)
+        found.append(
+            {
+                "auc": metric_NM[:, METRICS.index("auc")],
+                "map": metric_NM[:, METRICS.index("map")],
+                "target_loss": seen.target_loss_N,
+                "support_loss": seen.support_loss_N,
+                "shift": seen.shift_N,
+            }
+        )
+    return {name: np.mean([of[name] for of in found], axis=0) for name in found[0]}
