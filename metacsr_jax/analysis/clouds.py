@@ -93,9 +93,13 @@ def overlap(
 
 
 def common_edges(positive_N: np.ndarray, negative_NC: np.ndarray) -> np.ndarray:
-    """Edges of `BINS` equal bins over the range of both."""
-    low = min(positive_N.min(), negative_NC.min())
-    high = max(positive_N.max(), negative_NC.max())
+    """Edges of `BINS` equal bins over the middle 99 % of both; what lies outside counts in the bins at the ends.
+
+    A few extreme pairs would else stretch the bins until everything lies in one.
+    """
+    both = (np.ravel(positive_N), np.ravel(negative_NC))
+    low = min(np.quantile(of, 0.005, method="lower") for of in both)
+    high = max(np.quantile(of, 0.995, method="higher") for of in both)
     return np.linspace(low, high if high > low else low + 1, BINS + 1)
 
 

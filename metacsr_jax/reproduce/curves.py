@@ -88,8 +88,8 @@ def convergence(results: Results, directory: Path) -> Exhibit:
     """Figure 6: AUC and losses of new users against adaptation steps, with and without Meta Learner."""
     shown = {
         "auc": ("AUC", "AUC"),
-        "target_loss": ("Loss of the held-out item", "cross-entropy among negatives (nats)"),
-        "support_loss": ("Loss of the support", "training loss of the model"),
+        "target_loss": ("Loss of the held-out item among negatives", "cross-entropy (nats)"),
+        "support_loss": ("Loss of the support", "loss (nats)"),
     }
     panels, body = [], []
     for metric, (heading, ylabel) in shown.items():

@@ -99,7 +99,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
         "and cannot be told otherwise. The intervals of one claim hold together with 95 %."
     )
     return (
-        f'<div class="scroll"><table><caption>{html.escape(rule)}</caption>'
+        f'<div class="scroll verdicts"><table><caption>{html.escape(rule)}</caption>'
         f"<thead>{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -92,6 +92,7 @@ def draw_points(
                 axis.plot(value, row, "o", color=colour)
             if zero:
                 axis.axvline(0, color=GREY, linewidth=1, linestyle=":")
+            axis.set_ylim(-0.6, len(names) - 0.4)
             axis.set_yticks(range(len(names)), names[::-1])
             axis.grid(axis="y", visible=False)
             axis.set(title=heading, xlabel=xlabel)
@@ -186,7 +187,8 @@ def draw_similarities(
             ):
                 weight = np.full(value.size, 1 / value.size)
                 look = {"color": COLOURS[place], "alpha": 0.5, "label": label}
-                axis.hist(value.ravel(), edges_B1, weights=weight, **look)
+                inside = np.clip(value.ravel(), edges_B1[0], edges_B1[-1])
+                axis.hist(inside, edges_B1, weights=weight, **look)
             axis.set(title=heading, xlabel="inner product (no unit)", ylabel="share of pairs")
             axis.text(
                 0.98, 0.95, note, transform=axis.transAxes, ha="right", va="top", fontsize=7.5
@@ -206,5 +208,10 @@ def _legend(figure, axes) -> None:
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    place = {"loc": "outside lower center", "ncols": min(4, len(entries)), "handlelength": 2.6}
+    place = {
+        "loc": "outside lower center",
+        "ncols": min(4, len(entries)),
+        "handlelength": 2.6,
+        "markerscale": 1.5,
+    }
     figure.legend(entries.values(), entries.keys(), **place)

@@ -3,6 +3,7 @@
 Dimension key: N cases, K versions of a history, P parts of a claim.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,12 +120,20 @@ def point(value_N: np.ndarray, level: float = 0.95) -> Point:
     return Point(*(float(end[0]) for end in interval))
 
 
-def difference(one_N: np.ndarray, other_N: np.ndarray, level: float = 0.95) -> Point:
-    """Mean difference on the same cases and its paired bootstrap interval."""
+def differences(pairs: Sequence[tuple[np.ndarray, np.ndarray]], level: float = 0.95) -> list[Point]:
+    """Mean differences of pairs of values on the same cases, with paired bootstrap intervals from one set of resamples."""
+    if not pairs:
+        return []
     # The tails of a level near 1 want more resamples.
     resamples = RESAMPLES if level < 0.96 else 5 * RESAMPLES
-    interval = paired_interval(one_N[:, None], other_N[:, None], resamples, level=level)
-    return Point(*(float(end[0]) for end in interval))
+    one_NP, other_NP = (np.stack(side, axis=1) for side in zip(*pairs, strict=True))
+    interval = paired_interval(one_NP, other_NP, resamples, level=level)
+    return [Point(*map(float, ends)) for ends in zip(*interval, strict=True)]
+
+
+def difference(one_N: np.ndarray, other_N: np.ndarray) -> Point:
+    """Mean difference on the same cases and its paired bootstrap interval."""
+    return differences([(one_N, other_N)])[0]
 
 
 def same_cases(results: Results, *names: str, scenario: str = "cold") -> bool:
