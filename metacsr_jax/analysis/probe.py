@@ -144,7 +144,7 @@ def read_probe(path: str | os.PathLike) -> Probe:
         WorkdirError: the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Probe(*(arrays[name] for name in Probe._fields))
     except FileNotFoundError:
         raise WorkdirError(f"{path}: missing; expected what experiments.reproduce writes") from None

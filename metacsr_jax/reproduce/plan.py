@@ -124,7 +124,13 @@ def length_name(options: Options, length: int) -> str:
 
 
 def method_name(options: Options, method: str) -> str:
-    """The run of a meta-learning algorithm."""
+    """The run of a meta-learning algorithm.
+
+    Raises:
+        ConfigError: there is no such algorithm.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; expected some of {', '.join(METHODS)}")
     if method == "none":
         return WITHOUT_META
     own = base_config(options).meta.method
