@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import ROOT
+from tiny import ROOT, once
 
 from metacsr_jax.reproduce.claims import FAILS, HOLDS, OPEN
 from metacsr_jax.reproduce.exhibit import shown
@@ -38,16 +38,18 @@ addEventListener("load", () => {
 </script>"""
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Path:
+def make(workdir: Path) -> None:
     """The page from a clean work directory."""
-    workdir = tmp_path_factory.mktemp("reproduce")
     done = subprocess.run(
         [*COMMAND, f"--workdir={workdir}"], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "min left" in done.stderr
-    return workdir / "report"
+
+
+@pytest.fixture(scope="module")
+def report() -> Path:
+    return once("reproduce", make) / "report"
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,7 @@ def test_the_browser_would_see_a_broken_picture(tmp_path):
     assert found["missing"] == "1" and found["wrong"] != "[]"
 
 
+@pytest.mark.slow
 def test_interrupted_three_times_it_ends_in_the_same_numbers(report, tmp_path):
     """A part of the same page (its numbers are those of the whole), stopped by a signal at moments drawn at random."""
     command = [*COMMAND, f"--workdir={tmp_path}", "--only=table2,fig6,fig12"]

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,17 +109,26 @@ def session_directory() -> Path:
     return Path(os.environ["METACSR_TESTS_DIRECTORY"])
 
 
-def trained_once(name: str, config: Config) -> Path:
-    """A finished work directory, trained by the first worker that asks while the others wait; not to be changed."""
-    workdir = session_directory() / name
+def once(name: str, make: Callable[[Path], None]) -> Path:
+    """What takes long, made by the first worker that asks while the others wait; not to be changed."""
+    path = session_directory() / name
     with (session_directory() / f"{name}.done").open("a") as done:
         fcntl.flock(done, fcntl.LOCK_EX)
         if not os.fstat(
             done.fileno()
         ).st_size:  # another worker may have written since it was opened
-            assert train(workdir, config).result.status == "finished"
+            make(path)
             done.write("yes")
-    return workdir
+    return path
+
+
+def trained_once(name: str, config: Config) -> Path:
+    """A finished work directory."""
+
+    def make(workdir: Path) -> None:
+        assert train(workdir, config).result.status == "finished"
+
+    return once(name, make)
 
 
 @functools.cache
