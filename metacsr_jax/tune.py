@@ -343,6 +343,8 @@ def _write(study, config: Config, directory: Path, interrupted: bool) -> Tuned:
         "adapt_steps": best.user_attrs["adapt_steps"],
         "trials": len(rows),
         "seconds": round(_spent(study), 1),
+        # What a trial had time for; the settings are meant for a training of the preset's length.
+        "trial_length": study.user_attrs["pace"]["length"],
     }
     write_json(path, content)
     return Tuned(best.params, best.value, len(rows), content["seconds"], path, interrupted)

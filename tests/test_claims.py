@@ -52,7 +52,7 @@ def world(tmp_path):
                 found[name, scenario, "sampled-100", "chosen"] = scored
             runs[name] = [Finished(name, 0, tmp_path / name, dataset, {"none": 0}, "none", 0, 0)]
         options = Options("movielens-1m", shares=(0.25, 0.8))
-        return Results(options, runs, {}, 100, found, dict(inside))
+        return Results(options, runs, {}, 100, found, [], dict(inside))
 
     return build
 

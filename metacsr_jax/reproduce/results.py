@@ -3,9 +3,9 @@
 Dimension key: N cases, K versions of a history, P parts of a claim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,14 @@ from metacsr_jax.analysis.probe import Probe, read_probe
 from metacsr_jax.errors import WorkdirError
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.evaluation.significance import mean_interval, paired_interval
-from metacsr_jax.report.comparison import WAYS, Finished, Scored, check_same_cases, scored
+from metacsr_jax.report.comparison import (
+    WAYS,
+    Finished,
+    Scored,
+    check_same_cases,
+    scored,
+    summary_rows,
+)
 from metacsr_jax.reproduce.measure import STEPS, adapted_steps, histories_path, probe_path
 from metacsr_jax.reproduce.plan import Options
 from metacsr_jax.workdir import read_config
@@ -38,6 +45,7 @@ class Results(NamedTuple):
         missing: name -> why it is not there.
         negatives: per case.
         scored: metrics per case by (name, scenario, kind of candidates, way); means over the seeds.
+        rows: every metric of the models of tables 3 and 4, as `report.comparison.summary_rows` has them.
         inside: AUC, MAP, losses and shift of each cold case by (name, adaptation steps); means over the seeds.
     """
 
@@ -46,6 +54,7 @@ class Results(NamedTuple):
     missing: dict[str, str]
     negatives: int
     scored: dict[tuple[str, str, str, str], Scored]
+    rows: list[dict[str, Any]]
     inside: dict[tuple[str, int], dict[str, np.ndarray]]
 
     @property
@@ -89,7 +98,14 @@ def read_results(
             paths = [probe_path(run, "cold", steps) for run in of_name]
             if all(path.exists() for path in paths):
                 inside[name, steps] = _probe_values(paths)
-    return Results(options, runs, missing, negatives, found, inside)
+    models = [run for name in model_names(options, runs) for run in runs[name]]
+    rows = summary_rows(models, ("cold", "warm"), (f"sampled-{negatives}", "full"))
+    return Results(options, runs, missing, negatives, found, rows, inside)
+
+
+def model_names(options: Options, runs: Mapping[str, Any]) -> list[str]:
+    """The models of tables 3 and 4 that are there, metaCSR first."""
+    return [name for name in dict.fromkeys(("metacsr", *options.models)) if runs.get(name)]
 
 
 def values(

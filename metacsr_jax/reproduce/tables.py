@@ -4,14 +4,22 @@ from pathlib import Path
 
 from scipy import stats
 
-from metacsr_jax.report.comparison import difference_rows, summary_rows
+from metacsr_jax.report.comparison import difference_rows
 from metacsr_jax.report.figures import metric_curves
 from metacsr_jax.report.paper import ABLATION, RIVALS, STATISTICS, printed
 from metacsr_jax.report.table import title
 from metacsr_jax.reproduce.exhibit import Exhibit, Picture, Table
 from metacsr_jax.reproduce.pictures import FORMATS, draw_points, draw_scatter
 from metacsr_jax.reproduce.plan import WITH_MEAN, WITHOUT_DIFFUSION, WITHOUT_META
-from metacsr_jax.reproduce.results import Point, Results, difference, point, same_cases, values
+from metacsr_jax.reproduce.results import (
+    Point,
+    Results,
+    difference,
+    model_names,
+    point,
+    same_cases,
+    values,
+)
 from metacsr_jax.workdir import read_manifest
 
 TABLES = {"table3": "cold", "table4": "warm"}
@@ -53,9 +61,11 @@ def statistics(results: Results, directory: Path) -> Exhibit:
 def comparison(results: Results, key: str, directory: Path) -> Exhibit:
     """Tables 3 and 4: every model at its chosen steps, both rankings, metaCSR's lead with its tests."""
     scenario = TABLES[key]
-    runs = [run for name in _models(results) for run in results.runs[name]]
+    runs = [
+        run for name in model_names(results.options, results.runs) for run in results.runs[name]
+    ]
     kinds = (results.sampled, "full")
-    rows = summary_rows(runs, (scenario,), kinds)
+    rows = [row for row in results.rows if row["scenario"] == scenario]
     lead = difference_rows(runs, (scenario,), kinds) if results.has("metacsr") else []
     tables = []
     for kind in kinds:
@@ -104,15 +114,19 @@ def comparison(results: Results, key: str, directory: Path) -> Exhibit:
 def curves(results: Results, key: str, directory: Path) -> Exhibit:
     """Figures 3 and 4: the paper's models, and those that it lacks."""
     scenario = CURVES[key]
-    runs = [run for name in _models(results) for run in results.runs[name]]
     rows = [
         {**row, "adapt_steps": 0}
-        for row in summary_rows(runs, (scenario,), (results.sampled,))
-        if row["way"] == "chosen"
+        for row in results.rows
+        if (row["scenario"], row["way"]) == (scenario, "chosen")
+        and row["candidates"] == results.sampled
     ]
     groups = {
-        "paper": [name for name in _models(results) if name in RIVALS],
-        "others": [name for name in _models(results) if name not in RIVALS and name != "metacsr"],
+        "paper": [name for name in model_names(results.options, results.runs) if name in RIVALS],
+        "others": [
+            name
+            for name in model_names(results.options, results.runs)
+            if name not in RIVALS and name != "metacsr"
+        ],
     }
     pictures = []
     for group, names in groups.items():
@@ -190,16 +204,11 @@ def ranking(results: Results, directory: Path) -> Exhibit:
     return Exhibit("ranking", tables, pictures, text)
 
 
-def _models(results: Results) -> list[str]:
-    wanted = dict.fromkeys(("metacsr", *results.options.models))
-    return [name for name in wanted if results.has(name)]
-
-
 def _ordered(results: Results, scenario: str, kind: str) -> list[str]:
     """Models, highest MAP first."""
     means = {
         name: float(found.mean())
-        for name in _models(results)
+        for name in model_names(results.options, results.runs)
         if (found := values(results, name, "map", scenario, kind)) is not None
     }
     return sorted(means, key=means.get, reverse=True)
@@ -222,7 +231,7 @@ def _subsets(results: Results, rows) -> list[list]:
         if min(sizes.get(name, 0) for name in pair) < 20:
             continue
         for subset in pair:
-            for name in _models(results):
+            for name in model_names(results.options, results.runs):
                 found = _metrics(rows, name, results.sampled, subset)
                 body.append([subset, name, found["auc"], found["map"], sizes[subset]])
     return body
