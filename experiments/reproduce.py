@@ -9,13 +9,15 @@ Plans the trainings that the tables and figures need, each once (`runs/NAME/seed
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from absl import flags
 
 from experiments import launch
-from metacsr_jax.compare import model_names, run_all
+from metacsr_jax.compare import model_names, refuse_others, run_all
 from metacsr_jax.errors import ConfigError, MetaCSRError
+from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.reproduce.measure import measure_all
 from metacsr_jax.reproduce.plan import METHODS, Options, check_exhibits, make_runs
 from metacsr_jax.reproduce.report import finished_runs, with_searches, write_report
@@ -42,22 +44,36 @@ def main(_: list[str]) -> int | None:
     exhibits = check_exhibits(_ONLY.value)
     options = _options()
     workdir = Path(_WORKDIR.value)
-    outcomes = run_all(make_runs(options, exhibits, workdir), progress=_PROGRESS.value, say=_say)
-    runs, missing = finished_runs(outcomes)
-    if any(outcome.status in ("interrupted", "not reached") for outcome in outcomes):
-        return launch.INTERRUPTED
-    if not runs:
-        raise MetaCSRError(f"no run is finished: {'; '.join(missing.values())}")
-    if not measure_all(options, exhibits, runs, _say):
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return launch.INTERRUPTED
-    index = write_report(options, exhibits, outcomes, workdir / "report", _say)
+    _need_pictures()
+    runs = make_runs(options, exhibits, workdir)
+    refuse_others(runs)
+    with Interrupts() as interrupts:
+        outcomes = run_all(runs, progress=_PROGRESS.value, say=_say)
+        done, missing = finished_runs(outcomes)
+        if not interrupts.received and not done:
+            raise MetaCSRError(f"no run is finished: {'; '.join(missing.values())}")
+        failed = None if interrupts.received else measure_all(options, exhibits, done, _say)
+        if failed is None:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return launch.INTERRUPTED
+        index = write_report(options, exhibits, outcomes, failed, workdir / "report", _say)
     print(f"written: {index}")
-    return 1 if missing else None
+    return 1 if missing or failed else None
+
+
+def _need_pictures() -> None:
+    """Days of training should not end in a missing package."""
+    for package in ("matplotlib", "sklearn"):
+        if find_spec(package) is None:
+            raise ConfigError(
+                f'the page needs {package}, which is not installed: pip install "metacsr_jax[plots]"'
+            )
 
 
 def _options() -> Options:
-    options = Options(_PRESET.value, seeds=tuple(_numbers("seeds", _SEEDS.value, int)))
+    options = Options(
+        _PRESET.value, seeds=tuple(dict.fromkeys(_numbers("seeds", _SEEDS.value, int)))
+    )
     if _SMALL.value:
         options = SMALL._replace(preset=options.preset, seeds=options.seeds)
     given = {

@@ -78,6 +78,37 @@ def model_names(wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
+def configuration(
+    preset: str, model: str, assignments: Sequence[str] = (), tuned: Mapping[str, Any] | None = None
+) -> Config:
+    """Settings of a model in a comparison: validation chooses among as many adaptation steps for every model.
+
+    Args:
+        preset: `<log>/<variant>`.
+        model: of the registry.
+        assignments: `section.name=value`, the last word.
+        tuned: settings by dotted name that a search has found.
+
+    Raises:
+        ConfigError: a setting is refused.
+    """
+    config = presets.preset(preset, model)
+    if model not in sections.COUNTING:
+        config = settings.replace(config, presets.ADAPT_STEPS)
+    return settings.override(settings.replace(config, tuned or {}), assignments)
+
+
+def refuse_others(runs: Sequence[Run]) -> None:
+    """Refuses directories that hold runs of other settings, before anything is trained.
+
+    Raises:
+        WorkdirError: names the first, and how it differs.
+    """
+    for run in runs:
+        if (run.path / "checkpoints").exists():
+            workdirs.open_workdir(run.path, run.config)
+
+
 def make_runs(
     preset: str,
     models: Sequence[str],
@@ -104,11 +135,8 @@ def make_runs(
     runs = []
     for seed in dict.fromkeys(seeds):
         for model in models:
-            config = presets.preset(preset, model)
-            if model not in sections.COUNTING:  # validation chooses among as many for every model
-                config = settings.replace(config, presets.ADAPT_STEPS)
-            config = settings.replace(config, (tuned or {}).get(model, {}))
-            config = settings.override(config, [*assignments, f"train.seed={seed}"])
+            own = (tuned or {}).get(model, {})
+            config = configuration(preset, model, [*assignments, f"train.seed={seed}"], own)
             runs.append(Run(model, seed, config, Path(workdir) / model / f"seed-{seed}"))
     return runs
 

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from metacsr_jax.analysis.probe import Probe, write_probe
 from metacsr_jax.evaluation.metrics import METRICS
 from metacsr_jax.evaluation.rows import RankFile
+from metacsr_jax.registry import MODELS
 from metacsr_jax.report.comparison import Finished, Scored
 from metacsr_jax.report.paper import RIVALS
 from metacsr_jax.reproduce import evidence
 from metacsr_jax.reproduce.claims import CLAIMS, FAILS, HOLDS, OPEN, judge, judge_all
 from metacsr_jax.reproduce.evidence import Part
+from metacsr_jax.reproduce.measure import probe_path
 from metacsr_jax.reproduce.plan import (
     EXHIBITS,
     WITH_MEAN,
@@ -49,7 +52,7 @@ def world(tmp_path):
             metric_NM = np.repeat(own_N[:, None], len(METRICS), axis=1)
             for scenario in ("cold", "warm"):
                 scored = Scored(metric_NM, metric_NM.mean(0, keepdims=True), ranks, (0,), 1)
-                found[name, scenario, "sampled-100", "chosen"] = scored
+                found[name, scenario, "sampled-100"] = scored
             runs[name] = [Finished(name, 0, tmp_path / name, dataset, {"none": 0}, "none", 0, 0)]
         options = Options("movielens-1m", shares=(0.25, 0.8))
         return Results(options, runs, {}, 100, found, [], dict(inside))
@@ -146,6 +149,67 @@ def test_fast_convergence_is_about_one_step(world):
         ((0.9, 0.9, 0.95), FAILS),
     ):
         assert verdicts(world({"metacsr": 0.4}, inside=inside(*aucs)))["fast"] == expected
+
+
+@pytest.fixture
+def looked_into(world):
+    """Results whose metaCSR and network without Meta Learner have planted preferences, items and similarities."""
+
+    def build(own, other):
+        rng = np.random.default_rng(0)
+        results = world({"metacsr": 0.4, WITHOUT_META: 0.4})
+        for name, planted in (("metacsr", own), (WITHOUT_META, other)):
+            (run,) = results.runs[name]
+            for scenario in ("cold", "warm"):
+                new = scenario == "cold"
+                start_ND = rng.standard_normal((USERS, 3)) + planted["apart"] * new
+                for steps in (0, 1):
+                    similarity_NC1 = rng.standard_normal((USERS, 11))
+                    similarity_NC1[:, 0] += planted["lead"] - planted["new_lower"] * new
+                    write_probe(
+                        probe_path(run, scenario, steps),
+                        Probe(
+                            similarity_NC1,
+                            similarity_NC1,
+                            start_ND + steps * planted["move"],
+                            np.ones(USERS),
+                            np.ones(USERS),
+                        ),
+                    )
+            item_ID = rng.standard_normal((USERS, 3)) + planted["to_items"]
+            np.save(run.path / "analysis" / "items.npy", item_ID)
+        return verdicts(results)
+
+    return build
+
+
+def test_planted_clouds_and_similarities_are_judged_in_the_papers_direction(looked_into):
+    as_printed = {"apart": 0.0, "lead": 3.0, "new_lower": 1.0, "move": 0.01, "to_items": 1.0}
+    without = {"apart": 1.5, "lead": 0.5, "new_lower": 0.0, "move": 1.0, "to_items": 4.0}
+    asked = ("new-closer", "regular-closer", "overlap", "new-below-regular", "no-shift", "mixed")
+    found = looked_into(as_printed, without)
+    assert {key: found[key] for key in asked} == dict.fromkeys(asked, HOLDS)
+    opposite = looked_into(without | {"new_lower": -1.0}, as_printed)
+    assert {key: opposite[key] for key in asked} == dict.fromkeys(asked, FAILS)
+
+
+def test_ten_is_best_against_every_length_that_the_paper_tries(world):
+    means = {f"metacsr-length-{length}": 0.3 for length in (5, 15, 20, 25)}
+    assert verdicts(world(means | {"metacsr": 0.4}))["ten"] == HOLDS
+    assert verdicts(world(means | {"metacsr": 0.2}))["ten"] == FAILS
+    assert verdicts(world({"metacsr": 0.4, "metacsr-length-5": 0.3}))["ten"] == OPEN
+
+
+def test_a_claim_about_all_does_not_hold_on_some(world):
+    assert verdicts(world({"metacsr": 0.4, "bpr": 0.2}))["first-of-all-cold"] == OPEN
+    assert verdicts(world({"metacsr": 0.4, "bpr": 0.2}))["first-cold"] == OPEN
+    assert (
+        verdicts(world(dict.fromkeys(MODELS, 0.2) | {"metacsr": 0.4}))["first-of-all-cold"] == HOLDS
+    )
+    without_metacf = dict.fromkeys(RIVALS[:-1], 0.4) | {"sml": 0.1}
+    assert verdicts(world(without_metacf))["best-baselines"] == OPEN, "MetaCF might be above"
+    small = world(dict.fromkeys(RIVALS, 0.4) | {"metacsr": 0.4, share_name(0.25): 0.1})
+    assert verdicts(small)["part-of-data"] == OPEN, "a quarter refutes nothing"
 
 
 def test_every_claim_names_exhibits_that_exist():

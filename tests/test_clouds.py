@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from metacsr_jax.analysis.clouds import (
-    BINS,
     Statistic,
+    binned,
     energy_distance,
     mean_statistic,
     overlap,
@@ -48,13 +48,47 @@ def test_differences_are_paired_by_their_resamples():
 
 
 def test_overlap_is_the_area_under_both_histograms():
-    positive_N = np.array([0.0, 0.0, 1.0, float(BINS)])
-    negative_NC = np.array([[0.0, float(BINS)]] * 4)
-    # Bins of width one: positives .5, .25, ..., .25 in the last; negatives .5 in the first and in the last.
-    assert overlap(positive_N, negative_NC).value == pytest.approx(min(0.5, 0.5) + min(0.25, 0.5))
+    positive_N = np.array([0.0, 0.0, 1.0, 60.0])
+    negative_NC = np.array([[0.0, 60.0]] * 4)
+    share_NB = binned(positive_N, negative_NC)
+    positive_B, negative_B = np.split(share_NB.mean(0), 2)
+    np.testing.assert_allclose(positive_B[positive_B > 0], [0.5, 0.25, 0.25])
+    np.testing.assert_allclose(negative_B[negative_B > 0], [0.5, 0.5])
+    assert np.minimum(positive_B, negative_B).sum() == pytest.approx(0.5 + 0.25)
     apart = overlap(np.zeros(20), np.ones((20, 3)))
     assert apart.value == 0 and apart.interval() == (0, 0, 0)
     assert overlap(np.full(20, 2.0), np.full((20, 3), 2.0)).value == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("users", "short"), [(100, 0.09), (400, 0.045)])
+def test_alike_similarities_overlap_nearly_wholly_however_few_users_there_are(users, short):
+    rng = np.random.default_rng(users)
+    found = [
+        overlap(rng.standard_normal(users), rng.standard_normal((users, 30)), 200).value
+        for _ in range(20)
+    ]
+    assert 1 - short <= np.mean(found) <= 1
+
+
+def test_two_models_that_separate_alike_do_not_differ_in_overlap():
+    """The control: 95 % of the intervals of the difference hold 0."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(60):
+        areas = [
+            overlap(rng.standard_normal(150) + 0.5, rng.standard_normal((150, 20)), 300)
+            for _ in range(2)
+        ]
+        _, low, high = areas[0].minus(areas[1]).interval()
+        inside += low <= 0 <= high
+    assert inside >= 52  # two deviations below 57
+
+
+def test_the_shape_of_the_similarities_does_not_matter():
+    rng = np.random.default_rng(0)
+    positive_N, negative_NC = rng.standard_normal(200) + 0.3, rng.standard_normal((200, 30))
+    one, other = (overlap(of(positive_N), of(negative_NC)) for of in (np.sinh, lambda x: x**3))
+    assert one.value == pytest.approx(other.value)
+    assert np.allclose(one.minus(other).resampled_R, 0)
 
 
 def test_intervals_of_resampled_statistics_cover_the_truth():

@@ -17,7 +17,7 @@ from metacsr_jax.reproduce.plan import (
     make_runs,
     specs,
 )
-from metacsr_jax.reproduce.report import MAKERS
+from metacsr_jax.reproduce.report import MAKERS, without_paths
 from metacsr_jax.reproduce.small import SMALL
 
 OPTIONS = Options("movielens-1m")
@@ -109,6 +109,18 @@ def test_names_are_checked_and_come_in_the_papers_order():
         check_exhibits(["fig1"])
     with pytest.raises(ConfigError, match="'sgd'; expected some of maml"):
         make_runs(OPTIONS._replace(methods=("sgd",)), ["steps"], "w")
+
+
+def test_a_seed_given_twice_is_one_and_scenarios_are_the_exhibits_own():
+    twice = make_runs(OPTIONS._replace(seeds=(1, 1)), ["table2"], "w")
+    assert [run.seed for run in twice] == [1]
+    with pytest.raises(ConfigError, match=r"evaluation\.scenarios: each table"):
+        make_runs(OPTIONS._replace(assignments=("evaluation.scenarios=cold",)), ["table2"], "w")
+
+
+def test_paths_of_the_machine_are_cut_down_to_names():
+    text = "failed /home/me/data/log.csv: 3/4 of it, see /home/me/run and a/b"
+    assert without_paths(text) == "failed log.csv: 3/4 of it, see run and a/b"
 
 
 def test_the_small_setting_plans_every_exhibit():

@@ -13,7 +13,7 @@ from metacsr_jax.analysis.histories import (
     usable_length,
 )
 from metacsr_jax.analysis.probe import item_vectors, probe, read_probe, write_probe
-from metacsr_jax.errors import WorkdirError
+from metacsr_jax.errors import NonFiniteError, WorkdirError
 from metacsr_jax.evaluate import rank_scenario, score_of
 from metacsr_jax.problem import scenario_batches
 from metacsr_jax.protocol import Cases, cases
@@ -29,9 +29,9 @@ def model():
 def seen(model):
     """Probes by (scenario, steps)."""
     return {
-        (scenario, steps): found
+        (scenario, steps): probe(model, scenario, steps)
         for scenario in ("cold", "warm")
-        for steps, found in probe(model, scenario, (0, 1))
+        for steps in (0, 1)
     }
 
 
@@ -92,7 +92,13 @@ def test_another_model_is_refused(model):
     train = config.train.__class__(model="popular", steps=0)
     other = model._replace(problem=model.problem._replace(config=config.__class__(train=train)))
     with pytest.raises(WorkdirError, match="expected metacsr or pretrain"):
-        next(probe(other, "cold", (0,)))
+        probe(other, "cold", 0)
+
+
+def test_a_diverged_adaptation_is_no_perfect_rank(model):
+    params = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
+    with pytest.raises(NonFiniteError, match="cold, 1 adaptation steps: score_NC1 of case 0"):
+        probe(model._replace(params=params), "cold", 1)
 
 
 def by_hand() -> Cases:

@@ -107,6 +107,13 @@ def test_verdicts_follow_from_the_numbers_that_stand_beside_them(report, text):
     assert "csan" in first["note"] and first["verdict"] != HOLDS, "six of eight were not run"
 
 
+def test_another_budget_in_the_same_directory_is_refused_and_loses_nothing(report, text):
+    command = [*COMMAND, f"--workdir={report.parent}", "--budget=0.5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "belongs to another configuration" in done.stderr
+    assert (report / "index.html").read_text(encoding="utf-8") == text
+
+
 def look(page: Path, width: int) -> tuple[dict[str, str], str]:
     """What a headless browser finds on the page, and its console."""
     with tempfile.TemporaryDirectory() as profile:

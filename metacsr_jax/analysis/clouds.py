@@ -8,7 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.distance import cdist
 
-BINS = 60
+from metacsr_jax.evaluation.significance import resampled_means
+
+BINS = 60  # of a drawn histogram
+OVERLAP_BINS = 10
 
 
 class Statistic(NamedTuple):
@@ -70,7 +73,11 @@ def energy_distance(
 def overlap(
     positive_N: np.ndarray, negative_NC: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> Statistic:
-    """Histogram intersection of positive and negative similarities, sum over bins of min(p, q): 1 where they are alike, 0 where apart.
+    """Area under the histograms of both similarities, sum over bins of min(p, q): 1 where they are alike, 0 where apart.
+
+    The bins are quantiles of both kinds together, so that the area stays the same whatever a monotone function does to the similarities.
+    Few users leave gaps in a histogram and make the area too small; by the bootstrap's estimate of that, which falls short where both are
+    alike, it is moved back. Compare areas of as many users: what is left of it is in both.
 
     Args:
         positive_N: similarity of each user's held-out item.
@@ -78,22 +85,35 @@ def overlap(
         resamples: R, of users.
         seed: of the resamples.
     """
-    edges_B1 = common_edges(positive_N, negative_NC)
-    users = len(positive_N)
-    positive_NB = np.zeros((users, BINS))
-    positive_NB[np.arange(users), _bins(positive_N, edges_B1)] = 1
-    negative_NB = np.zeros((users, BINS))
-    place_NC = _bins(negative_NC, edges_B1)
-    np.add.at(negative_NB, (np.arange(users)[:, None], place_NC), 1 / negative_NC.shape[1])
-    rng = np.random.default_rng(seed)
-    weight_RN = rng.multinomial(users, np.full(users, 1 / users), size=resamples) / users
-    resampled_R = np.minimum(weight_RN @ positive_NB, weight_RN @ negative_NB).sum(axis=1)
-    value = float(np.minimum(positive_NB.mean(0), negative_NB.mean(0)).sum())
-    return Statistic(value, resampled_R - (resampled_R.mean() - value))
+    share_NB = binned(positive_N, negative_NC)
+    bins = share_NB.shape[1] // 2
+
+    def area(mean):
+        return np.minimum(mean[..., :bins], mean[..., bins:]).sum(axis=-1)
+
+    value = float(area(share_NB.mean(axis=0)))
+    resampled_R = area(resampled_means(share_NB, resamples, seed))
+    excess = resampled_R.mean() - value
+    return Statistic(value - excess, resampled_R - 2 * excess)
+
+
+def binned(positive_N: np.ndarray, negative_NC: np.ndarray) -> np.ndarray:
+    """Which bin each user's positive is in, and what share of his negatives is in each: [N, 2 bins]."""
+    users, count = negative_NC.shape
+    pooled = np.concatenate([np.repeat(positive_N, count), negative_NC.ravel()])
+    share = np.arange(1, OVERLAP_BINS) / OVERLAP_BINS
+    edge_B = np.unique(np.quantile(pooled, share, method="lower"))
+    bins = len(edge_B) + 1
+    found_NB = np.zeros((users, 2 * bins))
+    row_N = np.arange(users)
+    found_NB[row_N, np.searchsorted(edge_B, positive_N, side="right")] = 1
+    place_NC = bins + np.searchsorted(edge_B, negative_NC, side="right")
+    np.add.at(found_NB, (row_N[:, None], place_NC), 1 / count)
+    return found_NB
 
 
 def common_edges(positive_N: np.ndarray, negative_NC: np.ndarray) -> np.ndarray:
-    """Edges of `BINS` equal bins over the middle 99 % of both; what lies outside counts in the bins at the ends.
+    """Edges of `BINS` equal bins to draw, over the middle 99 % of both; what lies outside belongs into the bins at the ends.
 
     A few extreme pairs would else stretch the bins until everything lies in one.
     """
@@ -105,10 +125,8 @@ def common_edges(positive_N: np.ndarray, negative_NC: np.ndarray) -> np.ndarray:
 
 def mean_statistic(value_N: np.ndarray, resamples: int = 1000, seed: int = 0) -> Statistic:
     """Mean over users and its resamples."""
-    users = len(value_N)
-    rng = np.random.default_rng(seed)
-    weight_RN = rng.multinomial(users, np.full(users, 1 / users), size=resamples) / users
-    return Statistic(float(np.mean(value_N)), weight_RN @ value_N)
+    resampled_R = resampled_means(np.asarray(value_N, np.float64)[:, None], resamples, seed)[:, 0]
+    return Statistic(float(np.mean(value_N)), resampled_R)
 
 
 def relative_move(before_ND: np.ndarray, after_ND: np.ndarray) -> np.ndarray:
@@ -116,7 +134,3 @@ def relative_move(before_ND: np.ndarray, after_ND: np.ndarray) -> np.ndarray:
     spread = np.sqrt(((before_ND - before_ND.mean(0)) ** 2).sum(1).mean())
     moved_N = np.linalg.norm(after_ND - before_ND, axis=1)
     return moved_N / spread if spread else moved_N
-
-
-def _bins(value: np.ndarray, edges_B1: np.ndarray) -> np.ndarray:
-    return np.clip(np.searchsorted(edges_B1, value, side="right") - 1, 0, BINS - 1)

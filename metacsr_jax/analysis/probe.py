@@ -4,7 +4,7 @@ Dimension key: N cases, B cases of a batch, D = dim, C frozen negatives, K suppo
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ import numpy as np
 from metacsr_jax.adaptation import relative_shift
 from metacsr_jax.cases import CaseBatch, pad_batch
 from metacsr_jax.config import Config
-from metacsr_jax.errors import WorkdirError
+from metacsr_jax.errors import NonFiniteError, WorkdirError
+from metacsr_jax.files import write_whole
 from metacsr_jax.meta import MetaLearner, sample_loss
 from metacsr_jax.metacsr import make_parts
 from metacsr_jax.models.metacsr import Network
@@ -56,19 +57,17 @@ class Probe(NamedTuple):
         return total_N - self.score_NC1[:, 0]
 
 
-def probe(trained: Trained, scenario: str, steps: tuple[int, ...]) -> Iterator[tuple[int, Probe]]:
-    """Looks inside a trained metaCSR, one number of steps after the other.
+def probe(trained: Trained, scenario: str, steps: int) -> Probe:
+    """Looks inside a trained metaCSR.
 
     Args:
         trained: metaCSR, or its network trained without Meta Learner.
         scenario: "cold" or "warm".
-        steps: numbers of adaptation steps.
-
-    Yields:
-        A number of steps and what was found there.
+        steps: of adaptation.
 
     Raises:
         WorkdirError: the model is another one.
+        NonFiniteError: somebody's adaptation diverges.
     """
     problem = trained.problem
     config = problem.config
@@ -81,10 +80,16 @@ def probe(trained: Trained, scenario: str, steps: tuple[int, ...]) -> Iterator[t
     table = table._replace(candidates=data.inputs.candidates)
     held_out, batch = scenario_batches(problem, scenario)
     item_NC1 = np.concatenate([held_out.target_N[:, None], held_out.negative_NC], axis=1)
-    look = make_look(network, learner, config)
-    for count in steps:
-        one = partial(look, trained.params, table, adapt_steps=count)
-        yield count, _in_batches(one, batch, item_NC1, config.evaluation.batch)
+    look = partial(make_look(network, learner, config), trained.params, table, adapt_steps=steps)
+    found = _in_batches(look, batch, item_NC1, config.evaluation.batch)
+    for name in ("score_NC1", "similarity_NC1", "preference_ND", "shift_N"):
+        array = getattr(found, name)
+        bad_N = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if bad_N.any():
+            raise NonFiniteError(
+                f"{scenario}, {steps} adaptation steps: {name} of case {int(np.argmax(bad_N))} is NaN or infinite"
+            )
+    return found
 
 
 def make_look(network: Network, learner: MetaLearner, config: Config) -> Callable[..., Any]:
@@ -127,14 +132,9 @@ def item_vectors(trained: Trained) -> np.ndarray:
     return np.asarray(jax.device_get(table.vector_ID))
 
 
-def write_probe(path: str | os.PathLike, found: Probe) -> None:
+def write_probe(path: Path, found: Probe) -> None:
     """Writes a probe as npz, whole or not at all."""
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft = final.with_name(f".{final.name}.partial")
-    with draft.open("wb") as file:
-        np.savez(file, **found._asdict())
-    os.replace(draft, final)
+    write_whole(path, lambda file: np.savez(file, **found._asdict()))
 
 
 def read_probe(path: str | os.PathLike) -> Probe:

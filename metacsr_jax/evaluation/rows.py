@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ from metacsr_jax.errors import WorkdirError
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.evaluation.ranking import Ranks
 from metacsr_jax.evaluation.significance import Interval, mean_interval, paired_interval
+from metacsr_jax.files import write_whole
 
 if TYPE_CHECKING:
     from metacsr_jax.protocol import Cases
@@ -128,8 +129,8 @@ def write_rows(workdir: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     lines.writeheader()
     lines.writerows(merged)
     text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in merged) + "\n]\n"
-    _replace(directory / "rows.csv", lambda file: file.write(table.getvalue().encode()))
-    _replace(directory / "rows.json", lambda file: file.write(text.encode()))
+    write_whole(directory / "rows.csv", lambda file: file.write(table.getvalue().encode()))
+    write_whole(directory / "rows.json", lambda file: file.write(text.encode()))
     return merged
 
 
@@ -199,7 +200,7 @@ def write_ranks(
             repeat=np.asarray(cases.repeat_N, bool),
         )
         path = ranks_path(workdir, scenario, candidates, adapt_steps)
-        _replace(path, partial(_write_arrays, content))
+        write_whole(path, partial(_write_arrays, content))
         paths.append(path)
     return paths
 
@@ -251,18 +252,3 @@ def _write_arrays(content: RankFile, file: IO[bytes]) -> None:
 def _run(row: Row) -> tuple:
     """The evaluation a row belongs to."""
     return tuple(row[key] for key in _RUN)
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(draft, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise

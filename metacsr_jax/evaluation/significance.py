@@ -52,7 +52,7 @@ def mean_interval(
     if not 0 < level < 1:
         raise DataError(f"bootstrap: level {level}; expected one in (0, 1)")
     metric_NM = np.asarray(metric_NM, np.float64)
-    return _interval(metric_NM, _resampled_means(metric_NM, resamples, seed), level)
+    return _interval(metric_NM, resampled_means(metric_NM, resamples, seed), level)
 
 
 def paired_interval(
@@ -97,7 +97,7 @@ def paired_test(
       DataError: as `paired_interval`.
     """
     difference_NM = _difference(metric_NM, baseline_NM)
-    mean_RM = _resampled_means(difference_NM, resamples, seed)
+    mean_RM = resampled_means(difference_NM, resamples, seed)
     below_M, above_M = (mean_RM <= 0).sum(axis=0), (mean_RM >= 0).sum(axis=0)
     bootstrap_p_M = 2 * (1 + np.minimum(below_M, above_M)) / (len(mean_RM) + 1)
     wilcoxon_p_M = [_wilcoxon(of_metric) for of_metric in difference_NM.T]
@@ -150,8 +150,12 @@ def _interval(metric_NM: np.ndarray, mean_RM: np.ndarray, level: float) -> Inter
     return Interval(value_M, np.minimum(low_M, value_M), np.maximum(high_M, value_M))
 
 
-def _resampled_means(metric_NM: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means over cases drawn with replacement, [R, M]."""
+def resampled_means(metric_NM: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means over cases drawn with replacement, [R, M]; equal for equal seeds and numbers of cases.
+
+    Raises:
+      DataError: no case, a metric that is not finite, or no resample.
+    """
     if metric_NM.ndim != 2 or not len(metric_NM):
         raise DataError(
             f"bootstrap: metrics of shape {list(metric_NM.shape)}; expected [cases >= 1, metrics]"

@@ -10,7 +10,6 @@ import numpy as np
 
 from metacsr_jax.analysis.clouds import energy_distance, mean_statistic, overlap, relative_move
 from metacsr_jax.report.paper import RIVALS
-from metacsr_jax.reproduce.measure import adapted_steps
 from metacsr_jax.reproduce.plan import (
     WITH_MEAN,
     WITHOUT_DIFFUSION,
@@ -30,7 +29,7 @@ from metacsr_jax.reproduce.results import (
 
 CLOSE = 0.005  # of AUC: as good as no change
 SMALL_MOVE = 0.1  # of the cloud's spread: hardly any shift
-ENOUGH = 0.85  # the largest share of the data that the paper needs (figure 5)
+NEARLY, ENOUGH = 0.7, 0.85  # of the data: the paper needs 85 % at most (figure 5)
 
 
 class Part(NamedTuple):
@@ -107,19 +106,27 @@ def best_baselines(results: Results) -> tuple[Part, ...]:
     Not above the best of them alone: the highest of many noisy means is too high (the winner's curse).
     """
     leaders = ("sml", "metacf-ngcf")
+    if not results.has(*leaders):
+        return ()
     own = best(results, leaders, "map", "cold")
     others = [name for name in RIVALS if name not in leaders]
-    return ahead(results, own, others, "cold", ("map",), among=len(leaders)) if own else ()
+    return ahead(results, own, others, "cold", ("map",), among=len(leaders))
 
 
 def part_of_the_data(results: Results) -> tuple[Part, ...]:
-    """With the largest share of at most `ENOUGH`, metaCSR is above each of the paper's baselines with all data."""
+    """With nearly `ENOUGH` of the users, metaCSR is not more than `CLOSE` below any of the paper's baselines with all of them.
+
+    A smaller share could refute nothing: the paper says that some share up to `ENOUGH` suffices.
+    """
     shares = [
         share
         for share in results.options.shares
-        if share <= ENOUGH and results.has(share_name(share))
+        if NEARLY <= share <= ENOUGH and results.has(share_name(share))
     ]
-    return ahead(results, share_name(max(shares)), RIVALS, "cold") if shares else ()
+    if not shares:
+        return ()
+    parts = ahead(results, share_name(max(shares)), RIVALS, "cold")
+    return tuple(part._replace(bound=-CLOSE) for part in parts)
 
 
 def components_pay(results: Results) -> tuple[Part, ...]:
@@ -261,9 +268,8 @@ def ten_is_best(results: Results) -> tuple[Part, ...]:
 
 
 def _adapted(results: Results, name: str, scenario: str):
-    if not results.has(name):
-        return None
-    return probes(results, name, scenario, adapted_steps(results.runs[name][0]))
+    """Fine-tuned: at the same number of steps with and without Meta Learner."""
+    return probes(results, name, scenario, results.fine_steps)
 
 
 def _part(label: str, statistic, parts: int) -> Part:

@@ -12,7 +12,6 @@ from metacsr_jax.analysis.clouds import (
 from metacsr_jax.reproduce.curves import LABELS
 from metacsr_jax.reproduce.evidence import some_vectors
 from metacsr_jax.reproduce.exhibit import Exhibit, Picture, Table
-from metacsr_jax.reproduce.measure import adapted_steps
 from metacsr_jax.reproduce.pictures import draw_clouds, draw_similarities
 from metacsr_jax.reproduce.results import Point, Results, items, probes
 
@@ -43,7 +42,7 @@ def preferences_and_items(results: Results, key: str, directory: Path) -> Exhibi
     path = draw_clouds(panels, directory / f"{key}.png")
     header = ["model", "", f"energy distance of {USERS[scenario]} and items"]
     alt = f"t-SNE of preferences of {USERS[scenario]} and of items"
-    return Exhibit(key, [Table(key, header, body)], [Picture(path, alt)], [ENERGY])
+    return Exhibit(key, [Table(key, header, body)], [Picture(path, alt)], [ENERGY, _steps(results)])
 
 
 def similarities(results: Results, directory: Path) -> Exhibit:
@@ -65,8 +64,13 @@ def similarities(results: Results, directory: Path) -> Exhibit:
     path = draw_similarities(panels, notes, directory / "fig9.png")
     header = ["users", "model", "overlap", "mean of positive pairs", "mean of negative pairs"]
     alt = "Histograms of the inner products of positive and negative pairs"
-    text = "Fine-tuned; the item bias, where the model has one, is left out. Overlap: area under both histograms, 1 where they are alike."
-    return Exhibit("fig9", [Table("fig9", header, body)], [Picture(path, alt)], [text])
+    text = (
+        "The item bias, where the model has one, is left out. Overlap: area under both histograms, 1 where they are alike, "
+        "over bins that are quantiles of both."
+    )
+    return Exhibit(
+        "fig9", [Table("fig9", header, body)], [Picture(path, alt)], [text, _steps(results)]
+    )
 
 
 def new_and_regular(results: Results, key: str, directory: Path) -> Exhibit:
@@ -95,6 +99,7 @@ def new_and_regular(results: Results, key: str, directory: Path) -> Exhibit:
         header += ["mean move of new users", "mean move of regular users"]
     text = [ENERGY]
     if tuned:
+        text.append(_steps(results))
         text.append(
             "Moves are in units of the root mean square distance of the preferences from their mean."
         )
@@ -103,10 +108,15 @@ def new_and_regular(results: Results, key: str, directory: Path) -> Exhibit:
 
 
 def _probe(results: Results, name: str, scenario: str, tuned: bool):
-    if not results.has(name):
-        return None
-    steps = adapted_steps(results.runs[name][0]) if tuned else 0
-    return probes(results, name, scenario, steps)
+    return probes(results, name, scenario, results.fine_steps if tuned else 0)
+
+
+def _steps(results: Results) -> str:
+    """What "fine-tuned" means here."""
+    return (
+        f"Fine-tuned: {results.fine_steps} adaptation steps, metaCSR's best of one or more on validation users, "
+        "with and without Meta Learner."
+    )
 
 
 def _how(tuned: bool) -> str:

@@ -1,6 +1,7 @@
 """Looks inside the trained runs that an exhibit asks for; what is measured already is not measured again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.analysis.histories import latest, lengths_to_rank, rank_histories, shuffled
 from metacsr_jax.analysis.probe import item_vectors, probe, write_probe
+from metacsr_jax.errors import NonFiniteError
+from metacsr_jax.files import write_whole
 from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.protocol import cases
 from metacsr_jax.report.comparison import Finished
@@ -26,7 +29,7 @@ def measure_all(
     exhibits: Sequence[str],
     runs: dict[str, list[Finished]],
     say: Callable[[str], None],
-) -> bool:
+) -> dict[str, str] | None:
     """Measures what the exhibits ask for of the runs that are there.
 
     Args:
@@ -36,18 +39,24 @@ def measure_all(
         say: receives a line for each run that is measured.
 
     Returns:
-        False where a signal stopped it; the same call goes on.
+        What could not be measured, and why; None where a signal stopped it, and the same call goes on.
     """
+    failed = {}
     with Interrupts() as interrupts:
         for name, of_name in runs.items():
             for run in of_name:
-                for title, work in _work(options, exhibits, name, run):
+                for title, work in _work(options, exhibits, name, run, fine_steps(runs)):
                     if interrupts.received:
-                        return False
-                    say(f"{name}, seed {run.seed}: {title}")
-                    work()
+                        return None
+                    place = f"{name}, seed {run.seed}: {title}"
+                    say(place)
+                    try:
+                        work()
+                    except Exception as error:  # the rest of the page is none the worse
+                        failed[place] = f"{type(error).__name__}: {error}"
+                        say(f"{place}: failed: {failed[place]}")
                     jax.clear_caches()
-    return True
+        return None if interrupts.received else failed
 
 
 def probe_path(run: Finished, scenario: str, steps: int) -> Path:
@@ -60,14 +69,22 @@ def adapted_steps(run: Finished) -> int:
     return run.steps.get("adapted", 1)
 
 
-def probe_steps(run: Finished, name: str, scenario: str, exhibits: Sequence[str]) -> list[int]:
+def fine_steps(runs: Mapping[str, Sequence[Finished]]) -> int:
+    """Adaptation steps of "fine-tuned", the same with and without Meta Learner: metaCSR's best, of its first seed."""
+    for name in INSIDE:
+        if runs.get(name):
+            return adapted_steps(runs[name][0])
+    return 1
+
+
+def probe_steps(name: str, scenario: str, exhibits: Sequence[str], fine: int) -> list[int]:
     """Numbers of steps at which a run is looked into."""
     curves = scenario == "cold" and {"fig6", "steps", "shift"} & set(exhibits)
     clouds = name in INSIDE and set(OF_PROBES) & set(exhibits)
-    return sorted({*(STEPS if curves else ()), *((0, adapted_steps(run)) if clouds else ())})
+    return sorted({*(STEPS if curves else ()), *((0, fine) if clouds else ())})
 
 
-def _work(options: Options, exhibits: Sequence[str], name: str, run: Finished):
+def _work(options: Options, exhibits: Sequence[str], name: str, run: Finished, fine: int):
     """What is to be done for one run: titles and functions."""
     _forget_other_checkpoints(run)
     learners = (
@@ -75,26 +92,21 @@ def _work(options: Options, exhibits: Sequence[str], name: str, run: Finished):
     )
     if name in learners or (name in INSIDE and set(OF_PROBES) & set(exhibits)):
         for scenario in ("cold", "warm") if name in INSIDE else ("cold",):
-            wanted = probe_steps(run, name, scenario, exhibits)
-            missing = tuple(
-                steps for steps in wanted if not probe_path(run, scenario, steps).exists()
-            )
-            if missing:
-                title = f"{scenario} users inside, {', '.join(map(str, missing))} adaptation steps"
-                yield (
-                    title,
-                    lambda scenario=scenario, missing=missing: _probe(run, scenario, missing),
-                )
+            for steps in probe_steps(name, scenario, exhibits, fine):
+                path = probe_path(run, scenario, steps)
+                if not path.exists() and not _diverged(path).exists():
+                    title = f"{scenario} users inside, {steps} adaptation steps"
+                    yield title, partial(_probe, run, scenario, steps)
         if name in INSIDE and not (run.path / "analysis" / "items.npy").exists():
-            yield "item vectors", lambda: _items(run)
+            yield "item vectors", partial(_items, run)
     if name in ORDER_MODELS:
         for exhibit, work in (("length", _lengths), ("order", _order)):
             if exhibit in exhibits and not histories_path(run, exhibit).exists():
-                yield f"histories, {exhibit}", lambda work=work: work(run)
+                yield f"histories, {exhibit}", partial(work, run)
 
 
 def histories_path(run: Finished, exhibit: str) -> Path:
-    """Where ranks of changed histories lie: arrays "length_K" or none, "rank_KN" and "others_N"."""
+    """Where ranks of changed histories lie: arrays "rank_KN" and "others_KN", a line for each version."""
     return run.path / "analysis" / f"histories-{exhibit}.npz"
 
 
@@ -102,18 +114,28 @@ def _forget_other_checkpoints(run: Finished) -> None:
     """Empties `analysis/` of another checkpoint, as evaluation does with its own."""
     best = workdirs.read_manifest(run.path)["best_step"]
     if workdirs.read_manifest(run.path).get("analysed_step", best) != best:
-        for file in (run.path / "analysis").glob("*.np[yz]"):
+        for file in (run.path / "analysis").glob("*.*"):
             file.unlink()
     workdirs.update_manifest(run.path, analysed_step=best)
 
 
-def _probe(run: Finished, scenario: str, steps: tuple[int, ...]) -> None:
-    for count, found in probe(load_trained(run.path), scenario, steps):
-        write_probe(probe_path(run, scenario, count), found)
+def _probe(run: Finished, scenario: str, steps: int) -> None:
+    path = probe_path(run, scenario, steps)
+    try:
+        write_probe(path, probe(load_trained(run.path), scenario, steps))
+    except NonFiniteError as error:  # is so again every time: a curve has no point there
+        text = str(error).encode()
+        write_whole(_diverged(path), lambda file: file.write(text))
+
+
+def _diverged(path: Path) -> Path:
+    """Says that a probe has nothing to show."""
+    return path.with_suffix(".diverged")
 
 
 def _items(run: Finished) -> None:
-    np.save(run.path / "analysis" / "items.npy", item_vectors(load_trained(run.path)))
+    vector_ID = item_vectors(load_trained(run.path))
+    write_whole(run.path / "analysis" / "items.npy", lambda file: np.save(file, vector_ID))
 
 
 def _lengths(run: Finished) -> None:
@@ -136,9 +158,8 @@ def _steps(run: Finished) -> int:
 
 
 def _write_ranks(run: Finished, exhibit: str, ranks) -> None:
-    path = histories_path(run, exhibit)
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_name(f".{path.stem}.partial.npz")
-    others_KN = np.array([of.others_N for of in ranks])
-    np.savez(draft, rank_KN=np.array([of.rank_N for of in ranks]), others_KN=others_KN)
-    draft.replace(path)
+    content = {
+        "rank_KN": np.array([of.rank_N for of in ranks]),
+        "others_KN": np.array([of.others_N for of in ranks]),
+    }
+    write_whole(histories_path(run, exhibit), lambda file: np.savez(file, **content))

@@ -44,6 +44,8 @@ def draw_lines(panels: Sequence[Lines], path: Path, columns: int = 2) -> Path:
             axis.set_visible(False)
         for axis, panel in zip(axes.flat, panels, strict=False):
             for label, line in panel.lines.items():
+                if not line:
+                    continue
                 place = labels.index(label)
                 look = {
                     "color": COLOURS[place % len(COLOURS)],

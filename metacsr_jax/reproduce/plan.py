@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metacsr_jax import presets, sections, settings
-from metacsr_jax.compare import Run
+from metacsr_jax import settings
+from metacsr_jax.compare import Run, configuration
+from metacsr_jax.config import Config
 from metacsr_jax.errors import ConfigError
 from metacsr_jax.pace import shortened
 from metacsr_jax.registry import MODELS
@@ -56,7 +57,7 @@ class Options(NamedTuple):
         budget: share of every training's length.
         assignments: `section.name=value` for every run.
         tuned: settings of single models, as `metacsr_jax.tune` writes them.
-        tuned_by: "trials" and "seconds" of the searches that found them.
+        searched: what the searches cost that found them, for the page.
     """
 
     preset: str
@@ -68,7 +69,7 @@ class Options(NamedTuple):
     budget: float = 1.0
     assignments: tuple[str, ...] = ()
     tuned: Mapping[str, Mapping[str, Any]] = {}
-    tuned_by: Mapping[str, Mapping[str, float]] = {}
+    searched: str = ""
 
 
 class Spec(NamedTuple):
@@ -103,13 +104,10 @@ def check_exhibits(wanted: Sequence[str]) -> list[str]:
     return [name for name in EXHIBITS if name in wanted]
 
 
-def base_config(options: Options, model: str = "metacsr"):
+def base_config(options: Options, model: str = "metacsr") -> Config:
     """The settings of a model before any variant's."""
-    config = presets.preset(options.preset, model)
-    if model not in sections.COUNTING:
-        config = settings.replace(config, presets.ADAPT_STEPS)
-    config = settings.replace(config, options.tuned.get(model, {}))
-    return settings.override(config, options.assignments)
+    own = options.tuned.get(model, {})
+    return configuration(options.preset, model, options.assignments, own)
 
 
 def share_name(share: float) -> str:
@@ -206,6 +204,8 @@ def make_runs(options: Options, exhibits: Sequence[str], workdir: str | os.PathL
     Raises:
         ConfigError: a setting is refused, or the budget is not in (0, 1].
     """
+    if any(text.startswith("evaluation.scenarios=") for text in options.assignments):
+        raise ConfigError("evaluation.scenarios: each table and figure has its own, leave it out")
     if not 0 < options.budget <= 1:
         raise ConfigError(f"budget {options.budget:g}: expected a share of the length, in (0, 1]")
     wanted: dict[str, Spec] = {}
@@ -214,7 +214,7 @@ def make_runs(options: Options, exhibits: Sequence[str], workdir: str | os.PathL
             before = wanted.get(spec.name, spec)
             wanted[spec.name] = max(before, spec, key=lambda one: len(one.scenarios))
     runs = []
-    for seed in options.seeds:
+    for seed in dict.fromkeys(options.seeds):
         for spec in wanted.values():
             config = base_config(options, spec.model)
             config = settings.replace(config, spec.changes)

@@ -1,7 +1,8 @@
 """From finished runs to the page: exhibits drawn, claims judged, csv files written."""
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from metacsr_jax import settings
@@ -14,6 +15,7 @@ from metacsr_jax.reproduce.exhibit import Exhibit, Table
 from metacsr_jax.reproduce.page import page
 from metacsr_jax.reproduce.plan import EXHIBITS, Options, base_config, specs
 from metacsr_jax.reproduce.results import Results, read_results
+from metacsr_jax.tune import searched
 
 MAKERS: dict[str, Callable[[Results, Path], Exhibit]] = {
     "table2": tables.statistics,
@@ -44,11 +46,12 @@ def finished_runs(outcomes: Sequence[Outcome]) -> tuple[dict[str, list[Finished]
     runs: dict[str, list[Finished]] = {}
     missing: dict[str, str] = {}
     for outcome in outcomes:
-        name = outcome.run.name
+        run = outcome.run
         if outcome.status == "finished":
-            runs.setdefault(name, []).extend(finished([outcome]))
+            runs.setdefault(run.name, []).extend(finished([outcome]))
         else:
-            missing[name] = " ".join(filter(None, (outcome.status, outcome.message)))
+            why = " ".join(filter(None, (outcome.status, outcome.message)))
+            missing[f"{run.name}, seed {run.seed}"] = why
     return runs, missing
 
 
@@ -56,6 +59,7 @@ def write_report(
     options: Options,
     exhibits: Sequence[str],
     outcomes: Sequence[Outcome],
+    failed: Mapping[str, str],
     directory: Path,
     say: Callable[[str], None],
 ) -> Path:
@@ -65,6 +69,7 @@ def write_report(
         options: the reproduction's.
         exhibits: of `plan.check_exhibits`.
         outcomes: of all runs; what is missing is said on the page.
+        failed: what could not be measured, and why; said there, too.
         directory: created where missing.
         say: receives a line for each table and figure.
 
@@ -76,7 +81,7 @@ def write_report(
     """
     runs, missing = finished_runs(outcomes)
     negatives = base_config(options).protocol.num_negatives
-    results = read_results(options, runs, missing, negatives)
+    results = read_results(options, exhibits, runs, {**missing, **failed}, negatives)
     pictures = directory / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     made = []
@@ -85,9 +90,18 @@ def write_report(
             made.append(Exhibit(key, text=["Not measured: none of its runs is finished."]))
             continue
         say(f"report: {key}, {EXHIBITS[key]}")
-        made.append(MAKERS[key](results, pictures))
-        for table in made[-1].tables:
-            (directory / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+        try:
+            made.append(MAKERS[key](results, pictures))
+        except Exception as error:  # the rest of the page is none the worse
+            results.missing[key] = f"{type(error).__name__}: {error}"
+            say(f"report: {key} failed: {results.missing[key]}")
+            made.append(Exhibit(key, text=["Not measured: see the notes at the top."]))
+    csv_files = {f"{table.name}.csv": table for exhibit in made for table in exhibit.tables}
+    for path in directory.glob("*.csv"):  # of an earlier page
+        if path.name not in csv_files:
+            path.unlink()
+    for name, table in csv_files.items():
+        (directory / name).write_text(table.csv(), encoding="utf-8")
     say("report: claims")
     verdicts = judge_all(results, exhibits)
     judged = [
@@ -118,41 +132,50 @@ def _notes(results: Results) -> list[str]:
         notes.append(
             f"Made with one training seed ({options.seeds[0]}): the intervals hold for other users, not for other trainings."
         )
+    else:
+        notes.append(
+            "Values are means over the training seeds; Figures 7 to 11 and their claims are of the first."
+        )
     if options.budget < 1:
         notes.append(
             f"Made with a budget of {options.budget:g}: every training has that share of its preset's length. "
             "Models that learn slowly are worse here than they can be; compare the README's table of whole trainings."
         )
-    if options.tuned:
-        searched = ", ".join(
-            f"{name} ({of['trials']} trials, {of['seconds'] / 60:.0f} min)"
-            for name, of in options.tuned_by.items()
-        )
-        notes.append(f"Settings from a search in equal time on validation users: {searched}.")
+    if options.searched:
+        notes.append(options.searched)
     if results.missing:
         missing = "; ".join(f"{name}: {why}" for name, why in results.missing.items())
-        notes.append(f"Missing: {missing}.")
+        notes.append(f"Missing: {without_paths(missing)}.")
     return notes
+
+
+def without_paths(text: str) -> str:
+    """Absolute paths cut down to the names of files: what lies where on the machine is nobody's business."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:;,'\"]+/)+", "", text)
 
 
 def _runs_table(results: Results) -> Table:
     body = []
     for name, of_name in results.runs.items():
-        manifest = workdirs.read_manifest(of_name[0].path)
+        manifests = [workdirs.read_manifest(run.path) for run in of_name]
         seconds = [
             sum(getattr(run, part) for run in of_name)
             for part in ("train_seconds", "evaluate_seconds")
         ]
-        chosen = manifest["chosen_adapt_steps"]
+        chosen = [manifest["chosen_adapt_steps"] for manifest in manifests]
+        value = [
+            manifest["validation"][str(steps)]["map"]
+            for manifest, steps in zip(manifests, chosen, strict=True)
+        ]
         body.append(
             [
                 name,
                 ", ".join(str(run.seed) for run in of_name),
-                manifest["best_step"],
-                chosen,
-                manifest["validation"][str(chosen)]["map"],
-                *(f"{value / 60:.1f}" for value in seconds),
-                manifest["protocol"]["sha256_all"][:12],
+                ", ".join(str(manifest["best_step"]) for manifest in manifests),
+                ", ".join(map(str, chosen)),
+                ", ".join(f"{one:.3f}" for one in value),
+                *(f"{one / 60:.1f}" for one in seconds),
+                manifests[0]["protocol"]["sha256_all"][:12],
             ]
         )
     header = [
@@ -171,32 +194,24 @@ def _runs_table(results: Results) -> Table:
 
 def _provenance(results: Results) -> list[tuple[str, str]]:
     """Versions, hashes and settings, without paths of the machine that made the page."""
-    run = next(iter(results.runs.values()))[0]
-    manifest = workdirs.read_manifest(run.path)
+    manifest = workdirs.read_manifest(results.main.path)
     options = results.options
-    shown = options._asdict() | {
-        "assignments": [text for text in options.assignments if not text.startswith("data.path=")],
-        "tuned": {name: dict(of) for name, of in options.tuned.items()},
-    }
-    config = settings.to_dict(base_config(options))
-    config["data"]["path"] = Path(config["data"]["path"]).name
+    config = settings.to_dict(workdirs.read_config(results.main.path))
+    log = Path(config["data"]["path"]).name
     return [
         ("preset", options.preset),
         ("seeds", ", ".join(map(str, options.seeds))),
         ("budget", f"{options.budget:g}"),
-        ("log", config["data"]["path"] or "embedded generator"),
+        ("log", log or "embedded generator"),
         ("protocol, SHA-256", manifest["protocol"]["sha256_all"]),
         ("versions", ", ".join(f"{name} {of}" for name, of in manifest["versions"].items())),
         ("platform", manifest["platform"]),
-        ("options", json.dumps(shown, default=str)),
-        ("metaCSR's settings", json.dumps(config)),
+        ("options", without_paths(json.dumps(options._asdict(), default=dict))),
+        (f"settings of {results.main.model}", without_paths(json.dumps(config))),
     ]
 
 
 def with_searches(options: Options, found: dict) -> Options:
     """The options with settings that `metacsr_jax.tune` wrote, and what the searches cost."""
     chosen = {model: of_model["settings"] for model, of_model in found.items()}
-    cost = {
-        model: {"trials": of["trials"], "seconds": of["seconds"]} for model, of in found.items()
-    }
-    return options._replace(tuned=chosen, tuned_by=cost)
+    return options._replace(tuned=chosen, searched=searched(found, options.models))

@@ -14,14 +14,13 @@ from metacsr_jax.errors import WorkdirError
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.evaluation.significance import mean_interval, paired_interval
 from metacsr_jax.report.comparison import (
-    WAYS,
     Finished,
     Scored,
     check_same_cases,
     scored,
     summary_rows,
 )
-from metacsr_jax.reproduce.measure import STEPS, adapted_steps, histories_path, probe_path
+from metacsr_jax.reproduce.measure import STEPS, fine_steps, histories_path, probe_path
 from metacsr_jax.reproduce.plan import Options
 from metacsr_jax.workdir import read_config
 
@@ -44,7 +43,7 @@ class Results(NamedTuple):
         runs: by name, seed by seed.
         missing: name -> why it is not there.
         negatives: per case.
-        scored: metrics per case by (name, scenario, kind of candidates, way); means over the seeds.
+        scored: metrics per case at the chosen steps by (name, scenario, kind of candidates); means over the seeds.
         rows: every metric of the models of tables 3 and 4, as `report.comparison.summary_rows` has them.
         inside: AUC, MAP, losses and shift of each cold case by (name, adaptation steps); means over the seeds.
     """
@@ -53,7 +52,7 @@ class Results(NamedTuple):
     runs: dict[str, list[Finished]]
     missing: dict[str, str]
     negatives: int
-    scored: dict[tuple[str, str, str, str], Scored]
+    scored: dict[tuple[str, str, str], Scored]
     rows: list[dict[str, Any]]
     inside: dict[tuple[str, int], dict[str, np.ndarray]]
 
@@ -67,40 +66,62 @@ class Results(NamedTuple):
         return all(self.runs.get(name) for name in names)
 
     @property
+    def fine_steps(self) -> int:
+        """Adaptation steps of "fine-tuned", of every model."""
+        return fine_steps(self.runs)
+
+    @property
+    def main(self) -> Finished:
+        """The run that stands for the page's settings and protocol."""
+        for name in ("metacsr", "pretrain", "popular"):
+            if self.has(name):
+                return self.runs[name][0]
+        return next(iter(self.runs.values()))[0]
+
+    @property
     def dataset(self) -> str:
         """Label of the log."""
-        return next(iter(self.runs.values()))[0].dataset
+        return self.main.dataset
 
 
 def read_results(
-    options: Options, runs: dict[str, list[Finished]], missing: dict[str, str], negatives: int
+    options: Options,
+    exhibits: Sequence[str],
+    runs: dict[str, list[Finished]],
+    missing: dict[str, str],
+    negatives: int,
 ) -> Results:
     """Reads the ranks of all runs, and what was seen inside them.
 
     Args:
         options: the reproduction's.
-        runs: finished ones by name.
+        exhibits: that will be made of them.
+        runs: finished ones by name; one that lacks a seed counts as missing, so that all means are over the same seeds.
         missing: why others are not there.
         negatives: per case.
 
     Raises:
         WorkdirError: ranks are damaged, or the seeds of a run were not ranked on the same cases.
     """
+    whole = {name: of for name, of in runs.items() if len(of) == len(options.seeds)}
+    kinds = (f"sampled-{negatives}", "full")
     found, inside = {}, {}
-    for name, of_name in runs.items():
+    for name, of_name in whole.items():
         for scenario in read_config(of_name[0].path).evaluation.scenarios:
-            for kind in (f"sampled-{negatives}", "full"):
-                for way in (*WAYS, "chosen"):
-                    of_way = scored(of_name, way, scenario, kind)
-                    if of_way is not None:
-                        found[name, scenario, kind, way] = of_way
-        for steps in {*STEPS, adapted_steps(of_name[0])}:
+            for kind in kinds:
+                of_kind = scored(of_name, "chosen", scenario, kind)
+                if of_kind is not None:
+                    found[name, scenario, kind] = of_kind
+        for steps in {*STEPS, fine_steps(whole)}:
             paths = [probe_path(run, "cold", steps) for run in of_name]
             if all(path.exists() for path in paths):
                 inside[name, steps] = _probe_values(paths)
-    models = [run for name in model_names(options, runs) for run in runs[name]]
-    rows = summary_rows(models, ("cold", "warm"), (f"sampled-{negatives}", "full"))
-    return Results(options, runs, missing, negatives, found, rows, inside)
+    rows = []
+    if {"table3", "table4", "fig3", "fig4"} & set(exhibits):
+        models = [run for name in model_names(options, whole) for run in whole[name]]
+        every = summary_rows(models, ("cold", "warm"), kinds)
+        rows = [row for row in every if row["way"] == "chosen"]
+    return Results(options, whole, missing, negatives, found, rows, inside)
 
 
 def model_names(options: Options, runs: Mapping[str, Any]) -> list[str]:
@@ -114,9 +135,8 @@ def values(
     metric: str = "map",
     scenario: str = "cold",
     kind: str = "",
-    way: str = "chosen",
 ) -> np.ndarray | None:
-    """A metric of each case, mean over the training seeds; None where the run or the way is missing.
+    """A metric of each case at the chosen steps, mean over the training seeds; None where the run is missing.
 
     Args:
         results: all of them.
@@ -124,9 +144,8 @@ def values(
         metric: of `evaluation.metrics.METRICS`.
         scenario: "cold" or "warm".
         kind: of candidates; empty: the paper's ranking.
-        way: "none", "adapted" or "chosen".
     """
-    found = results.scored.get((name, scenario, kind or results.sampled, way))
+    found = results.scored.get((name, scenario, kind or results.sampled))
     return None if found is None else found.metric_NM[:, METRICS.index(metric)]
 
 
@@ -154,7 +173,7 @@ def difference(one_N: np.ndarray, other_N: np.ndarray) -> Point:
 
 def same_cases(results: Results, *names: str, scenario: str = "cold") -> bool:
     """Whether these runs are there and were ranked on the same users, targets and candidates."""
-    found = [results.scored.get((name, scenario, results.sampled, "chosen")) for name in names]
+    found = [results.scored.get((name, scenario, results.sampled)) for name in names]
     if any(one is None for one in found):
         return False
     try:
@@ -183,6 +202,8 @@ def history_values(results: Results, name: str, exhibit: str, metric: str) -> np
         if not path.exists():
             return None
         with np.load(path) as arrays:
+            if not arrays["rank_KN"].size:  # too few users have a history
+                return None
             metric_KNM = [
                 per_case(rank_N, others_N)
                 for rank_N, others_N in zip(arrays["rank_KN"], arrays["others_KN"], strict=True)

@@ -30,7 +30,7 @@ SHOWN = ("auc", "map", "hit@10", "ndcg@10")
 def statistics(results: Results, directory: Path) -> Exhibit:
     """Table 2, and what else a reader of the results must know of the log."""
     del directory
-    manifest = read_manifest(next(iter(results.runs.values()))[0].path)["protocol"]
+    manifest = read_manifest(results.main.path)["protocol"]
     counts = manifest["counts"]
     users, items, events = counts["users"], counts["items"], counts["events"]
     own = ["this run", users, items, events, f"{events / users / items:.3%}"]
@@ -72,7 +72,7 @@ def comparison(results: Results, key: str, directory: Path) -> Exhibit:
         body = []
         for name in _ordered(results, scenario, kind):
             metrics = _metrics(rows, name, kind, "all")
-            line = [name, results.runs[name][0].steps[results.runs[name][0].chosen]]
+            line = [name, ", ".join(str(run.steps[run.chosen]) for run in results.runs[name])]
             line += [metrics[metric] for metric in SHOWN]
             if kind != "full":
                 line += [printed(results.dataset, name, scenario, of) for of in ("auc", "map")]
