@@ -33,6 +33,7 @@ _MODELS = flags.DEFINE_list("models", None, "Of Tables 3 and 4: all, or names of
 _SHARES = flags.DEFINE_list("shares", None, "Of the regular users, Figure 5; the whole is added.")
 _LENGTHS = flags.DEFINE_list("lengths", None, "T of Figure 12.")
 _METHODS = flags.DEFINE_list("methods", None, "Meta-learning algorithms: " + ", ".join(METHODS))
+_ORDER_MODELS = flags.DEFINE_list("order_models", None, "Whose histories are cut and shuffled.")
 _BUDGET = flags.DEFINE_float("budget", None, "Share of every training's length, in (0, 1].")
 _TUNED = flags.DEFINE_string("tuned", None, "Directory written by experiments.tune.")
 _SMALL = flags.DEFINE_bool("small", False, "Everything in little: sizes, models, lengths.")
@@ -81,6 +82,7 @@ def _options() -> Options:
         "shares": _SHARES.value and tuple(_numbers("shares", _SHARES.value, float)),
         "lengths": _LENGTHS.value and tuple(_numbers("lengths", _LENGTHS.value, int)),
         "methods": _METHODS.value and tuple(_METHODS.value),
+        "order_models": _ORDER_MODELS.value and tuple(model_names(_ORDER_MODELS.value)),
         "budget": _BUDGET.value,
     }
     options = options._replace(**{name: of for name, of in given.items() if of is not None})

@@ -13,7 +13,6 @@ from metacsr_jax.reproduce.exhibit import Exhibit, Picture, Table
 from metacsr_jax.reproduce.measure import STEPS
 from metacsr_jax.reproduce.pictures import Lines, draw_lines, draw_points
 from metacsr_jax.reproduce.plan import (
-    ORDER_MODELS,
     TIES_MODELS,
     TIME_MODELS,
     WITHOUT_META,
@@ -179,7 +178,7 @@ def coldness(results: Results, directory: Path) -> Exhibit:
     panels, body, count = [], [], 0
     for metric in ("auc", "map"):
         lines = {}
-        for name in ORDER_MODELS:
+        for name in results.options.order_models:
             found = history_values(results, name, "length", metric)
             if found is not None and len(found):
                 count = found.shape[1]
@@ -202,7 +201,7 @@ def coldness(results: Results, directory: Path) -> Exhibit:
 def order(results: Results, directory: Path) -> Exhibit:
     """Histories shuffled at test, and ties broken by the file's order instead of a hash."""
     body, panels = [], {"AUC": {}, "MAP": {}}
-    for name in ORDER_MODELS:
+    for name in results.options.order_models:
         for metric in ("auc", "map"):
             found = history_values(results, name, "order", metric)
             if found is None:

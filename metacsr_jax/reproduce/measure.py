@@ -15,7 +15,7 @@ from metacsr_jax.files import write_whole
 from metacsr_jax.interrupt import Interrupts
 from metacsr_jax.protocol import cases
 from metacsr_jax.report.comparison import Finished
-from metacsr_jax.reproduce.plan import METHODS, ORDER_MODELS, Options, method_name
+from metacsr_jax.reproduce.plan import METHODS, Options, method_name
 from metacsr_jax.trained import load_trained
 
 STEPS = (0, 1, 2, 3, 5, 10, 20)  # adaptation steps of the curves
@@ -99,7 +99,7 @@ def _work(options: Options, exhibits: Sequence[str], name: str, run: Finished, f
                     yield title, partial(_probe, run, scenario, steps)
         if name in INSIDE and not (run.path / "analysis" / "items.npy").exists():
             yield "item vectors", partial(_items, run)
-    if name in ORDER_MODELS:
+    if name in options.order_models:
         for exhibit, work in (("length", _lengths), ("order", _order)):
             if exhibit in exhibits and not histories_path(run, exhibit).exists():
                 yield f"histories, {exhibit}", partial(work, run)

@@ -54,6 +54,7 @@ class Options(NamedTuple):
         shares: of the regular users, figure 5; all of them are the models of table 3.
         lengths: T of figure 12; the preset's own is among them or added.
         methods: meta-learning algorithms.
+        order_models: those whose histories are cut and shuffled; fine-tuning a deep model anew for each version takes long.
         budget: share of every training's length.
         assignments: `section.name=value` for every run.
         tuned: settings of single models, as `metacsr_jax.tune` writes them.
@@ -66,6 +67,7 @@ class Options(NamedTuple):
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     lengths: tuple[int, ...] = (5, 10, 15, 20, 25)
     methods: tuple[str, ...] = METHODS
+    order_models: tuple[str, ...] = ORDER_MODELS
     budget: float = 1.0
     assignments: tuple[str, ...] = ()
     tuned: Mapping[str, Mapping[str, Any]] = {}
@@ -173,7 +175,7 @@ def specs(options: Options, exhibit: str) -> list[Spec]:
     if exhibit in ("length", "order"):
         ordered = [
             Spec(name, name, {}, both)
-            for name in ORDER_MODELS
+            for name in options.order_models
             if name in ("metacsr", *options.models)
         ]
         if exhibit == "length":
