@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from metacsr_jax.errors import WorkdirError
-from metacsr_jax.evaluation import rows as rows_module
 from metacsr_jax.evaluation.metrics import METRICS, per_case
 from metacsr_jax.evaluation.ranking import Ranks
 from metacsr_jax.evaluation.rows import (
@@ -22,6 +21,7 @@ from metacsr_jax.evaluation.rows import (
     write_ranks,
     write_rows,
 )
+from metacsr_jax.files import write_whole
 
 ISSUE_KEYS = "model dataset seed scenario subset candidates adapt_steps metric value low high cases"
 
@@ -159,7 +159,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rows_module._replace(path, fail)
+        write_whole(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -88,7 +88,8 @@ def test_a_trial_that_diverges_is_a_failed_one(tmp_path, clock):
     space = {"bpr.rate": (1e38,), "bpr.init_scale": (1e30,)}
     found, said = search(config, 0.15, tmp_path, space=space)
     assert found.trials > 1 and math.isfinite(found.value), "the preset's trial"
-    assert "validation MAP - (step 1: loss" in said[1]
+    # On a busy machine a line before says that trials are shortened.
+    assert any("trial 1: validation MAP - (step 1: loss" in line for line in said)
     assert found.settings == {}
 
 
