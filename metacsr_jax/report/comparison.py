@@ -103,7 +103,11 @@ def check_same_cases(one: RankFile, other: RankFile, here: Path, there: Path) ->
 
 
 def summary_rows(
-    runs: Iterable[Finished], scenarios: Sequence[str], kinds: Sequence[str], resamples: int = 1000
+    runs: Iterable[Finished],
+    scenarios: Sequence[str],
+    kinds: Sequence[str],
+    resamples: int = 1000,
+    ways: Sequence[str] = (*WAYS, "chosen"),
 ) -> list[Row]:
     """Every metric of every model: mean over seeds, bootstrap 95 % interval over users, spread over seeds.
 
@@ -112,6 +116,7 @@ def summary_rows(
         scenarios: "cold", "warm".
         kinds: of candidates.
         resamples: of the bootstrap.
+        ways: which.
 
     Returns:
         Flat rows: dataset, model, way ("none", "adapted", "chosen"), steps (by seed), seeds, scenario, subset, candidates, metric,
@@ -121,7 +126,7 @@ def summary_rows(
     for model, of_model in by_model(runs).items():
         for scenario in scenarios:
             for kind in kinds:
-                for way in (*WAYS, "chosen"):
+                for way in ways:
                     of_way = scored(of_model, way, scenario, kind)
                     if of_way is not None:
                         start = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from metacsr_jax import settings
 from metacsr_jax import workdir as workdirs
 from metacsr_jax.compare import Outcome, finished
+from metacsr_jax.files import write_whole
 from metacsr_jax.report.comparison import Finished
 from metacsr_jax.reproduce import curves, inside, tables
 from metacsr_jax.reproduce.claims import judge_all
@@ -120,9 +121,7 @@ def write_report(
     text = page(
         heading, _notes(results), verdicts, made, _runs_table(results), _provenance(results)
     )
-    partial = final.with_name(".index.html.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(final)
+    write_whole(final, lambda file: file.write(text.encode()))
     return final
 
 

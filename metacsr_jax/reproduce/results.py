@@ -119,8 +119,7 @@ def read_results(
     rows = []
     if {"table3", "table4", "fig3", "fig4"} & set(exhibits):
         models = [run for name in model_names(options, whole) for run in whole[name]]
-        every = summary_rows(models, ("cold", "warm"), kinds)
-        rows = [row for row in every if row["way"] == "chosen"]
+        rows = summary_rows(models, ("cold", "warm"), kinds, ways=("chosen",))
     return Results(options, whole, missing, negatives, found, rows, inside)
 
 
