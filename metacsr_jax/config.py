@@ -393,7 +393,7 @@ class EvaluationConfig:
     adapt_steps: tuple[int, ...] = (0, 1, 5)
     adapt_per: tuple[str, ...] = ("user",)  # "user", "group": one adapted model a user or a group
     group_size: int = 15  # users per group
-    batch: int = 128  # users adapted at once: bounds memory
+    batch: int = 128  # users scored at once at most: bounds memory
     bootstrap: int = 1000  # resamples behind the intervals
 
 

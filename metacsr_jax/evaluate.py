@@ -66,9 +66,9 @@ def evaluate(
     for per in adapt_per or config.evaluation.adapt_per:
         name = trained.problem.model.name + ("" if per == "user" else "-group")
         score = score_of(trained, per)
-        size = batch_size(config, per, batch)
         for scenario in scenarios or config.evaluation.scenarios:
             for steps in adapt_steps:
+                size = batch_size(config, per, steps, batch)
                 try:
                     ranks = rank_scenario(trained.problem, score, scenario, steps, size)
                 except NonFiniteError as error:
@@ -181,7 +181,7 @@ def rank_scenario(
     def batches(start: int, stop: int) -> CaseBatch:
         return CaseBatch(*(array[start:stop] for array in inputs))
 
-    size = batch or problem.config.evaluation.batch
+    size = batch or batch_size(problem.config, adapt_steps=adapt_steps)
     return rank_cases(score, held_out, batches, adapt_steps, problem.protocol.mask_seen, size)
 
 

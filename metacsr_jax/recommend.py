@@ -15,6 +15,7 @@ from metacsr_jax.cases import case_batch, pad_batch
 from metacsr_jax.errors import DataError
 from metacsr_jax.evaluate import score_of
 from metacsr_jax.protocol import training_events
+from metacsr_jax.score import batch_size
 from metacsr_jax.trained import Trained, load_trained
 
 History = Sequence[Any]
@@ -82,8 +83,8 @@ class Recommender:
         codes = self._histories(histories)
         allowed_I = self._candidates(candidates)
         items, scores = [], []
-        for start in range(0, len(codes), self._batch(len(codes))):
-            part = codes[start : start + self._batch(len(codes))]
+        for start in range(0, len(codes), self._batch(len(codes), adapt_steps)):
+            part = codes[start : start + self._batch(len(codes), adapt_steps)]
             for code_H, score_I in zip(part, self._score_all(part, adapt_steps), strict=True):
                 open_I = allowed_I.copy()
                 if exclude_seen:
@@ -99,15 +100,15 @@ class Recommender:
         offset_N1 = np.concatenate([[0], np.cumsum([code_H.size for code_H in codes])])
         flat_H = np.concatenate([*codes, np.zeros(0, np.int32)])
         batch = case_batch(offset_N1, flat_H, config.model.max_length, config.protocol.max_support)
-        batch = jax.device_put(pad_batch(batch, self._batch(len(codes))))
+        batch = jax.device_put(pad_batch(batch, self._batch(len(codes), adapt_steps)))
         score_NI = np.array(jax.device_get(self._score(batch, adapt_steps)))[: len(codes)]
         empty_N = np.array([code_H.size == 0 for code_H in codes], bool)
         score_NI[empty_N] = self._popularity_I
         return score_NI
 
-    def _batch(self, histories: int) -> int:
+    def _batch(self, histories: int, adapt_steps: int) -> int:
         """Users scored at once: a power of two, so that few shapes are compiled, up to evaluation's batch."""
-        limit = self._trained.problem.config.evaluation.batch
+        limit = batch_size(self._trained.problem.config, adapt_steps=adapt_steps)
         return min(limit, 1 << max(histories - 1, 0).bit_length())
 
     def _histories(self, histories: Sequence[History]) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from metacsr_jax.negatives import draw_negatives, padded_known_items
 from metacsr_jax.tasks import Samples
 
 ScoreFunction = Callable[[Params, ItemTable, CaseBatch, int], jax.Array]
+CPU_USERS = 16  # adapted at once; more fall out of a CPU's caches (docs/performance.md)
 
 
 def make_score(
@@ -94,7 +95,19 @@ def support_samples(batch: CaseBatch, config: Config, num_items: int) -> Samples
     )
 
 
-def batch_size(config: Config, adapt_per: str, batch: int | None = None) -> int:
-    """Users scored at once: `batch` or `evaluation.batch`, rounded up so that no batch cuts a group."""
+def batch_size(
+    config: Config, adapt_per: str = "user", adapt_steps: int = 0, batch: int | None = None
+) -> int:
+    """Users scored at once: at most `evaluation.batch`, and no more than a CPU's caches hold the adapted parameters of.
+
+    Args:
+        config: of the run.
+        adapt_per: "user" or "group"; the size is rounded up so that no batch cuts a group.
+        adapt_steps: 0 adapts nobody, and is not bounded by caches.
+        batch: taken as it is instead; None: as above.
+    """
+    size = batch or config.evaluation.batch
+    if not batch and adapt_steps and jax.default_backend() == "cpu":
+        size = min(size, CPU_USERS)
     whole = config.evaluation.group_size if adapt_per == "group" else 1
-    return -(-(batch or config.evaluation.batch) // whole) * whole
+    return -(-size // whole) * whole

@@ -18,7 +18,6 @@ def make_validation(problem: Problem) -> Callable[[Any, Iterable[int]], Validati
     config = problem.config
     held_out, batch = scenario_batches(problem, "validation")
     adapt_per = config.evaluation.adapt_per[0]
-    size = batch_size(config, adapt_per, min(config.evaluation.batch, len(held_out.target_N)))
 
     def batches(start: int, stop: int) -> CaseBatch:
         return CaseBatch(*(array[start:stop] for array in batch))
@@ -27,6 +26,8 @@ def make_validation(problem: Problem) -> Callable[[Any, Iterable[int]], Validati
         bound = problem.model.bind(params, adapt_per)
         means = {}
         for steps in adapt_steps if problem.model.adapts else (0,):
+            size = batch_size(config, adapt_per, steps)
+            size = min(size, batch_size(config, adapt_per, batch=len(held_out.target_N)))
             try:
                 ranks = rank_cases(
                     bound, held_out, batches, steps, problem.protocol.mask_seen, size

@@ -13,6 +13,7 @@ from metacsr_jax.evaluation.ranking import Ranks, rank_cases
 from metacsr_jax.problem import case_inputs
 from metacsr_jax.protocol import Cases, cases
 from metacsr_jax.protocol.held_out import csr_take
+from metacsr_jax.score import batch_size
 from metacsr_jax.trained import Trained
 
 LEAST_CASES = 20
@@ -70,7 +71,7 @@ def rank_histories(
         def batches(start: int, stop: int, inputs=inputs) -> CaseBatch:
             return CaseBatch(*(array[start:stop] for array in inputs))
 
-        size = problem.config.evaluation.batch
+        size = batch_size(problem.config, adapt_steps=adapt_steps)
         ranks = rank_cases(score, held_out, batches, adapt_steps, False, size)
         found.append(next(of for name, of in ranks.items() if name != "full"))
     return found

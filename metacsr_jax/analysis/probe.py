@@ -22,7 +22,7 @@ from metacsr_jax.meta import MetaLearner, sample_loss
 from metacsr_jax.metacsr import make_parts
 from metacsr_jax.models.metacsr import Network
 from metacsr_jax.problem import scenario_batches
-from metacsr_jax.score import support_samples
+from metacsr_jax.score import batch_size, support_samples
 from metacsr_jax.trained import Trained
 
 
@@ -81,7 +81,7 @@ def probe(trained: Trained, scenario: str, steps: int) -> Probe:
     held_out, batch = scenario_batches(problem, scenario)
     item_NC1 = np.concatenate([held_out.target_N[:, None], held_out.negative_NC], axis=1)
     look = partial(make_look(network, learner, config), trained.params, table, adapt_steps=steps)
-    found = _in_batches(look, batch, item_NC1, config.evaluation.batch)
+    found = _in_batches(look, batch, item_NC1, batch_size(config, adapt_steps=steps))
     for name in ("score_NC1", "similarity_NC1", "preference_ND", "shift_N"):
         array = getattr(found, name)
         bad_N = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
