@@ -57,9 +57,9 @@ def main(_: list[str]) -> int | None:
         if failed is None:
             print("interrupted; the same command goes on", file=sys.stderr)
             return launch.INTERRUPTED
-        index = write_report(options, exhibits, outcomes, failed, workdir / "report", _say)
+        index, undone = write_report(options, exhibits, outcomes, failed, workdir / "report", _say)
     print(f"written: {index}")
-    return 1 if missing or failed else None
+    return 1 if missing or failed or undone else None
 
 
 def _need_pictures() -> None:

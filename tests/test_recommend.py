@@ -52,7 +52,8 @@ def test_scores_are_those_of_evaluation(served, adapt_steps):
     for row, (item_K, score_K) in enumerate(zip(items, scores, strict=True)):
         place_K = np.searchsorted(served._item_ids, item_K)
         assert sorted(place_K) == list(range(everything))
-        np.testing.assert_allclose(score_K, evaluated_NI[row, place_K], atol=1e-6)
+        # Up to rounding: products of another batch size add up in another order.
+        np.testing.assert_allclose(score_K, evaluated_NI[row, place_K], rtol=1e-5, atol=1e-5)
         assert (np.diff(score_K) <= 0).all(), "best first"
 
 

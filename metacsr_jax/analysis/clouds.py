@@ -49,23 +49,20 @@ def energy_distance(
         cdist(*pair) for pair in ((one_ND, other_MD), (one_ND, one_ND), (other_MD, other_MD))
     )
 
-    def coefficient(weight_N, weight_M):
-        across = weight_N @ across_NM @ weight_M
-        inside = weight_N @ one_NN @ weight_N + weight_M @ other_MM @ weight_M
-        return (2 * across - inside) / (2 * across) if across else 0.0
+    def coefficient(weight_RN, weight_RM):
+        across_R = np.sum(weight_RN @ across_NM * weight_RM, axis=1)
+        inside_R = np.sum(weight_RN @ one_NN * weight_RN, axis=1)
+        inside_R += np.sum(weight_RM @ other_MM * weight_RM, axis=1)
+        apart_R = np.where(across_R > 0, 2 * across_R, 1.0)
+        return np.where(across_R > 0, (apart_R - inside_R) / apart_R, 0.0)
 
     n, m = across_NM.shape
-    value = coefficient(np.full(n, 1 / n), np.full(m, 1 / m))
+    even_N, even_M = np.full(n, 1 / n), np.full(m, 1 / m)
+    value = float(coefficient(even_N[None], even_M[None])[0])
     # Streams of their own, so that clouds of the same users are resampled alike whatever they are held against.
     rng_n, rng_m = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    resampled_R = np.array(
-        [
-            coefficient(
-                rng_n.multinomial(n, np.full(n, 1 / n)) / n,
-                rng_m.multinomial(m, np.full(m, 1 / m)) / m,
-            )
-            for _ in range(resamples)
-        ]
+    resampled_R = coefficient(
+        rng_n.multinomial(n, even_N, resamples) / n, rng_m.multinomial(m, even_M, resamples) / m
     )
     return Statistic(value, resampled_R - (resampled_R.mean() - value))
 

@@ -1,40 +1,32 @@
-"""Figures 5, 6 and 12, and the curves beyond the paper: steps, lengths, order, time, change of the parameters."""
+"""Figures 5 and 12, and beyond the paper: length of history, order, users who come late."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from metacsr_jax.analysis.clouds import relative_move
 from metacsr_jax.config import Config
 from metacsr_jax.report.paper import RIVALS
 from metacsr_jax.report.table import title
 from metacsr_jax.reproduce.exhibit import Exhibit, Picture, Table
-from metacsr_jax.reproduce.measure import STEPS
 from metacsr_jax.reproduce.pictures import Lines, draw_lines, draw_points
 from metacsr_jax.reproduce.plan import (
     TIES_MODELS,
     TIME_MODELS,
-    WITHOUT_META,
     base_config,
     length_name,
-    method_name,
     share_name,
 )
 from metacsr_jax.reproduce.results import (
     Results,
     difference,
     history_values,
+    lengths,
     point,
-    probes,
     same_cases,
     values,
 )
 from metacsr_jax.workdir import read_manifest
-
-LABELS = {"metacsr": "metaCSR", WITHOUT_META: "without Meta Learner"}
-DIVERGED = "A point is left out where somebody's adaptation diverges."
-STEPS_LABEL = "adaptation steps (meta-test iterations)"
 
 
 def amount(results: Results, directory: Path) -> Exhibit:
@@ -80,42 +72,12 @@ def amount(results: Results, directory: Path) -> Exhibit:
         "AUC and MAP of metaCSR against the share of the regular users; dotted: baselines with all"
     )
     text = (
-        "The same number of updates for every share; the best checkpoint by validation counts. "
+        f"{lengths(results, 'metacsr')[0]:,} updates with every share; the best checkpoint by validation counts. "
         "A larger share holds all users of a smaller one."
     )
     return Exhibit(
         "fig5", [Table("fig5", header, body, "Cold start.")], [Picture(path, alt)], [text]
     )
-
-
-def convergence(results: Results, directory: Path) -> Exhibit:
-    """Figure 6: AUC and losses of new users against adaptation steps, with and without Meta Learner."""
-    shown = {
-        "auc": ("AUC", "AUC"),
-        "target_loss": ("Loss of the held-out item among negatives", "cross-entropy (nats)"),
-        "support_loss": ("Loss of the support", "loss (nats)"),
-    }
-    panels, body = [], []
-    for metric, (heading, ylabel) in shown.items():
-        lines = {}
-        for name, label in LABELS.items():
-            line = {
-                steps: point(found[np.isfinite(found)])
-                for steps in STEPS
-                if (of_run := results.inside.get((name, steps))) is not None
-                and np.isfinite(found := of_run[metric]).any()
-            }
-            if line:
-                lines[label] = line
-            body += [[heading, label, steps, value] for steps, value in line.items()]
-        panels.append(Lines(heading, STEPS_LABEL, ylabel, lines))
-    panels = [panel for panel in panels if panel.lines]
-    if not panels:
-        return Exhibit("fig6", text=["Not measured."])
-    path = draw_lines(panels, directory / "fig6.png", columns=3)
-    table = Table("fig6", ["", "model", "steps", "value"], body, "New users.")
-    alt = "AUC and losses of new users against the number of adaptation steps"
-    return Exhibit("fig6", [table], [Picture(path, alt)], [DIVERGED])
 
 
 def context(results: Results, directory: Path) -> Exhibit:
@@ -145,32 +107,6 @@ def context(results: Results, directory: Path) -> Exhibit:
     table = Table("fig12", ["start", "metric", "T", "value"], body)
     alt = "AUC and MAP against the length of the input"
     return Exhibit("fig12", [table], [Picture(path, alt)], [text])
-
-
-def algorithms(results: Results, directory: Path) -> Exhibit:
-    """Adaptation steps 0 to 20 against metric, one line per meta-learning algorithm."""
-    panels, body = [], []
-    for metric in ("auc", "map"):
-        lines = {}
-        for method in dict.fromkeys((*results.options.methods, _own(results).meta.method)):
-            name = method_name(results.options, method)
-            line = {
-                steps: point(found[metric])
-                for steps in STEPS
-                if (found := results.inside.get((name, steps))) is not None
-            }
-            if line:
-                lines[method] = line
-            body += [[method, title(metric), steps, value] for steps, value in line.items()]
-        panels.append(Lines(title(metric), STEPS_LABEL, title(metric), lines))
-    path = draw_lines(panels, directory / "steps.png")
-    text = (
-        "Every algorithm with the preset's inner rate: Meta-SGD learns its own from there, for the others it was not tuned. "
-        f"{DIVERGED}"
-    )
-    table = Table("steps", ["algorithm", "metric", "steps", "value"], body, "Cold start.")
-    alt = "AUC and MAP of new users against adaptation steps, by meta-learning algorithm"
-    return Exhibit("steps", [table], [Picture(path, alt)], [text])
 
 
 def coldness(results: Results, directory: Path) -> Exhibit:
@@ -249,42 +185,10 @@ def newcomers(results: Results, directory: Path) -> Exhibit:
         "least active users new",
         "latest users new",
         "metaCSR minus, latest",
-        "cases",
+        "cases, latest",
     ]
     text = [] if body else ["Not measured: the log has no times, or no users who start late."]
     return Exhibit("time", [Table("time", header, body)] if body else [], text=text)
-
-
-def shift(results: Results, directory: Path) -> Exhibit:
-    """How far adaptation moves theta_2, and with it the preferences."""
-    lines, body = {}, []
-    for name, label in LABELS.items():
-        line = {
-            steps: point(found["shift"])
-            for steps in STEPS
-            if steps and (found := results.inside.get((name, steps))) is not None
-        }
-        if line:
-            lines[label] = line
-        body += [[label, "parameters", steps, value] for steps, value in line.items()]
-        if results.has(name):
-            steps = results.fine_steps
-            pair = [probes(results, name, "cold", count) for count in (0, steps)]
-            if None not in pair:
-                moved = point(relative_move(*(of.preference_ND for of in pair)))
-                body.append([label, "preferences", steps, moved])
-    if not lines:
-        return Exhibit("shift", text=["Not measured."])
-    panel = Lines("Change of theta_2", STEPS_LABEL, "relative change (share of the norm)", lines)
-    log = all(min(at.low for at in line.values()) > 0 for line in lines.values())
-    path = draw_lines([panel._replace(log=log)], directory / "shift.png")
-    text = (
-        "Parameters: ||theta_2' - theta_2|| / ||theta_2||; preferences: mean distance moved over the root mean "
-        "square distance from their mean."
-    )
-    table = Table("shift", ["model", "what moves", "steps", "relative change"], body, "New users.")
-    alt = "Relative change of the encoder's parameters against adaptation steps"
-    return Exhibit("shift", [table], [Picture(path, alt)], [text])
 
 
 def _own(results: Results) -> Config:

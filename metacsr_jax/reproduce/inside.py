@@ -9,17 +9,24 @@ from metacsr_jax.analysis.clouds import (
     overlap,
     relative_move,
 )
-from metacsr_jax.reproduce.curves import LABELS
-from metacsr_jax.reproduce.evidence import some_vectors
+from metacsr_jax.report.style import COLOURS
+from metacsr_jax.reproduce.adapting import LABELS, what_adapts
+from metacsr_jax.reproduce.evidence_inside import TUNED, some_vectors
 from metacsr_jax.reproduce.exhibit import Exhibit, Picture, Table
-from metacsr_jax.reproduce.pictures import draw_clouds, draw_similarities
+from metacsr_jax.reproduce.pictures import SAMPLE, draw_clouds, draw_similarities
 from metacsr_jax.reproduce.results import Point, Results, items, probes
 
 USERS = {"cold": "new users", "warm": "regular users"}
+LOOKS = {
+    "new users": {"color": COLOURS[1], "marker": "x", "s": 12},
+    "regular users": {"color": COLOURS[0], "marker": ".", "s": 10},
+    "items": {"color": COLOURS[2], "marker": ".", "s": 10},
+}
 MISSING = "Not measured."
 ENERGY = (
     "Energy distance: 0 where both clouds are one distribution, 1 where they are two points; "
-    "it is taken in all dimensions, not in the picture."
+    "it is taken in all dimensions, not in the picture, of at most a thousand vectors of a cloud; "
+    f"at most {SAMPLE} are drawn."
 )
 
 
@@ -33,13 +40,15 @@ def preferences_and_items(results: Results, key: str, directory: Path) -> Exhibi
             if found is None:
                 continue
             item_ID = items(results, name)
+            if item_ID is None:
+                continue
             distance = energy_distance(some_vectors(found.preference_ND), some_vectors(item_ID))
-            body.append([label, _how(tuned), _point(distance)])
+            body.append([label, TUNED[tuned], _point(distance)])
             if tuned:
                 panels[label] = {USERS[scenario]: found.preference_ND, "items": item_ID}
     if not panels:
         return Exhibit(key, text=[MISSING])
-    path = draw_clouds(panels, directory / f"{key}.png")
+    path = draw_clouds(panels, directory / f"{key}.png", LOOKS)
     header = ["model", "", f"energy distance of {USERS[scenario]} and items"]
     alt = f"t-SNE of preferences of {USERS[scenario]} and of items"
     return Exhibit(key, [Table(key, header, body)], [Picture(path, alt)], [ENERGY, _steps(results)])
@@ -56,7 +65,7 @@ def similarities(results: Results, directory: Path) -> Exhibit:
             positive_N, negative_NC = found.similarity_NC1[:, 0], found.similarity_NC1[:, 1:]
             shared = overlap(positive_N, negative_NC)
             panels[f"{users}, {label}"] = (positive_N, negative_NC)
-            notes.append(f"overlap {shared.value:.3f}")
+            notes.append(f"overlap by quantile bins {shared.value:.3f}")
             means = [mean_statistic(of) for of in (positive_N, negative_NC.mean(1))]
             body.append([users, label, _point(shared), *map(_point, means)])
     if not panels:
@@ -93,7 +102,7 @@ def new_and_regular(results: Results, key: str, directory: Path) -> Exhibit:
         body.append(line)
     if not panels:
         return Exhibit(key, text=[MISSING])
-    path = draw_clouds(panels, directory / f"{key}.png", crosses=(USERS["cold"],))
+    path = draw_clouds(panels, directory / f"{key}.png", LOOKS)
     header = ["model", "energy distance of new and regular users"]
     if tuned:
         header += ["mean move of new users", "mean move of regular users"]
@@ -103,7 +112,7 @@ def new_and_regular(results: Results, key: str, directory: Path) -> Exhibit:
         text.append(
             "Moves are in units of the root mean square distance of the preferences from their mean."
         )
-    alt = f"t-SNE of new and regular users' preferences, {_how(tuned)}"
+    alt = f"t-SNE of new and regular users' preferences, {TUNED[tuned]}"
     return Exhibit(key, [Table(key, header, body)], [Picture(path, alt)], text)
 
 
@@ -115,12 +124,8 @@ def _steps(results: Results) -> str:
     """What "fine-tuned" means here."""
     return (
         f"Fine-tuned: {results.fine_steps} adaptation steps, metaCSR's best of one or more on validation users, "
-        "with and without Meta Learner."
+        f"with and without Meta Learner. {what_adapts(results)}"
     )
-
-
-def _how(tuned: bool) -> str:
-    return "fine-tuned" if tuned else "not fine-tuned"
 
 
 def _point(statistic: Statistic) -> Point:

@@ -64,6 +64,11 @@ def probe_path(run: Finished, scenario: str, steps: int) -> Path:
     return run.path / "analysis" / f"probe-{scenario}-{steps}.npz"
 
 
+def items_path(run: Finished) -> Path:
+    """Where the item vectors of a run lie."""
+    return run.path / "analysis" / "items.npy"
+
+
 def adapted_steps(run: Finished) -> int:
     """The number of steps "with fine-tuning": the best of one or more on validation users."""
     return run.steps.get("adapted", 1)
@@ -97,7 +102,7 @@ def _work(options: Options, exhibits: Sequence[str], name: str, run: Finished, f
                 if not path.exists() and not _diverged(path).exists():
                     title = f"{scenario} users inside, {steps} adaptation steps"
                     yield title, partial(_probe, run, scenario, steps)
-        if name in INSIDE and not (run.path / "analysis" / "items.npy").exists():
+        if name in INSIDE and not items_path(run).exists():
             yield "item vectors", partial(_items, run)
     if name in options.order_models:
         for exhibit, work in (("length", _lengths), ("order", _order)):
@@ -135,7 +140,7 @@ def _diverged(path: Path) -> Path:
 
 def _items(run: Finished) -> None:
     vector_ID = item_vectors(load_trained(run.path))
-    write_whole(run.path / "analysis" / "items.npy", lambda file: np.save(file, vector_ID))
+    write_whole(items_path(run), lambda file: np.save(file, vector_ID))
 
 
 def _lengths(run: Finished) -> None:

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from metacsr_jax.reproduce.claims import FAILS, HOLDS, OPEN, Verdict
 from metacsr_jax.reproduce.exhibit import Exhibit, Table, shown
 from metacsr_jax.reproduce.plan import EXHIBITS
+from metacsr_jax.reproduce.verdict import FAILS, HOLDS, OPEN, Verdict
 
 CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open"}
 SIGNS = {HOLDS: "✓", FAILS: "✗", OPEN: "?"}  # not by colour alone
@@ -23,6 +23,8 @@ def page(
     exhibits: Sequence[Exhibit],
     runs: Table,
     provenance: Sequence[tuple[str, str]],
+    condition: str = "",
+    not_judged: Sequence[str] = (),
 ) -> str:
     """The whole page as HTML that opens from disk.
 
@@ -33,6 +35,8 @@ def page(
         exhibits: in the paper's order.
         runs: what was trained.
         provenance: names and values of versions, hashes, commands.
+        condition: under which the verdicts are given, behind each of them.
+        not_judged: what the paper says besides.
     """
     style = resources.files("metacsr_jax.reproduce").joinpath("page.css").read_text("utf-8")
     links = "".join(
@@ -45,8 +49,9 @@ def page(
         *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
         f"<nav>{links}</nav>",
         '<h2 id="verdicts">Does the paper hold?</h2>',
-        _verdicts(verdicts),
-        *(_exhibit(exhibit, verdicts) for exhibit in exhibits),
+        _verdicts(verdicts, condition),
+        f"<p>Not judged: {html.escape('; '.join(not_judged))}.</p>" if not_judged else "",
+        *(_exhibit(exhibit, verdicts, condition) for exhibit in exhibits),
         '<h2 id="runs">What was run</h2>',
         _table(runs),
         "<dl>",
@@ -74,12 +79,13 @@ INTRODUCTION = (
 )
 
 
-def _verdicts(verdicts: Sequence[Verdict]) -> str:
+def _verdicts(verdicts: Sequence[Verdict], condition: str) -> str:
     lines = []
     for verdict in verdicts:
         parts = "<br>".join(
             f"{html.escape(part.label)}: {html.escape(shown(part.point))}"
             + (f", bound {part.bound:g}" if part.bound else "")
+            + ("" if part.even else ", not counted")
             for part in verdict.parts
         )
         if len(verdict.parts) > 4:
@@ -90,13 +96,13 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
         lines.append(
             f'<tr data-claim="{verdict.key}"><td>{html.escape(verdict.question)}</td>'
             f'<td class="wide">{html.escape(verdict.claim)} ({where})</td>'
-            f'<td class="verdict {CLASSES[verdict.verdict]}">{SIGNS[verdict.verdict]} {verdict.verdict}</td>'
+            f'<td class="verdict {CLASSES[verdict.verdict]}">{_said(verdict, condition)}</td>'
             f'<td class="wide">{html.escape(verdict.note)}{"<br>" if parts else ""}{parts}</td></tr>'
         )
     head = "<tr><th></th><th>The paper's claim</th><th>Here</th><th>By what</th></tr>"
     rule = (
-        "A claim holds where the intervals of all its differences lie above 0 (or the bound given), does not where one lies below, "
-        "and cannot be told otherwise. The intervals of one claim hold together with 95 %."
+        "Unless its line says otherwise a claim holds where the intervals of all its differences lie above 0 (or the bound given), does "
+        "not where one lies below, and cannot be told otherwise. The intervals of one claim hold together with 95 %."
     )
     return (
         f'<div class="scroll verdicts"><table><caption>{html.escape(rule)}</caption>'
@@ -104,18 +110,23 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     )
 
 
-def _exhibit(exhibit: Exhibit, verdicts: Sequence[Verdict]) -> str:
+def _exhibit(exhibit: Exhibit, verdicts: Sequence[Verdict], condition: str) -> str:
     parts = [f'<h2 id="{exhibit.key}">{html.escape(_heading(exhibit.key))}</h2>']
     for verdict in verdicts:
         if exhibit.key in verdict.exhibits:
             parts.append(
                 f"<p>{html.escape(verdict.claim)} "
-                f'<span class="verdict {CLASSES[verdict.verdict]}">{SIGNS[verdict.verdict]} {verdict.verdict}</span></p>'
+                f'<span class="verdict {CLASSES[verdict.verdict]}">{_said(verdict, condition)}</span></p>'
             )
     parts += [f"<p>{html.escape(text)}</p>" for text in exhibit.text]
     parts += [_picture(picture.path, picture.alt) for picture in exhibit.pictures]
     parts += [_table(table) for table in exhibit.tables]
     return f"<section>{''.join(parts)}</section>"
+
+
+def _said(verdict: Verdict, condition: str) -> str:
+    sure = "" if verdict.verdict == OPEN else condition
+    return html.escape(f"{SIGNS[verdict.verdict]} {verdict.verdict} {sure}".strip())
 
 
 def _picture(path: Path, alt: str) -> str:

@@ -101,37 +101,56 @@ def draw_points(
     return path
 
 
-def draw_scatter(
-    points: Mapping[str, tuple[Point, Point]], path: Path, xlabel: str, ylabel: str
+def draw_slopes(
+    points: Mapping[str, tuple[float, float]], path: Path, headings: tuple[str, str]
 ) -> Path:
-    """One dot per name with both intervals, named beside it."""
-    with open_figure(path, width=6.2, height=4.2, also=FORMATS) as (_, axes):
+    """Places of every name by two values, the highest on top, joined by a line; those of one value share a place's height.
+
+    Args:
+        points: name -> both values.
+        path: of the picture.
+        headings: of the two sides.
+    """
+    names = list(points)
+    places = []
+    for side in (0, 1):
+        order = sorted(names, key=lambda name: -points[name][side])
+        places.append({name: place for place, name in enumerate(order, 1)})
+    height = 1.0 + 0.24 * len(names)
+    with open_figure(path, width=6.2, height=height, also=FORMATS) as (_, axes):
         axis = axes[0, 0]
-        for name, (across, up) in points.items():
-            colour = COLOURS[0] if name == "metacsr" else "#444444"
-            axis.plot([across.low, across.high], [up.value] * 2, color=colour, alpha=0.35)
-            axis.plot([across.value] * 2, [up.low, up.high], color=colour, alpha=0.35)
-            axis.plot(across.value, up.value, "o", color=colour)
-            beside = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7.5}
-            axis.annotate(name, (across.value, up.value), color=colour, **beside)
-        axis.set(xlabel=xlabel, ylabel=ylabel)
+        for name in names:
+            ends = [of[name] for of in places]
+            own = name == "metacsr"
+            look = {"color": COLOURS[0] if own else "#444444"}
+            axis.plot([0, 1], ends, "-o", linewidth=2.2 if own else 1.0, markersize=4, **look)
+            for side, (place, align) in enumerate(zip(ends, ("right", "left"), strict=True)):
+                text = f"{points[name][side]:.3f}"
+                text = f"{name}  {text}" if side == 0 else f"{text}  {name}"
+                at = (-0.04, 1.04)[side]
+                axis.text(at, place, text, ha=align, va="center", fontsize=8, **look)
+        axis.set(xlim=(-0.75, 1.75), ylim=(len(names) + 0.7, 0.3))
+        axis.set_xticks([0, 1], headings)
+        axis.set_ylabel("place (1: highest)")
+        axis.grid(visible=False)
     return path
 
 
 def draw_clouds(
-    panels: Mapping[str, Mapping[str, np.ndarray]], path: Path, crosses: Sequence[str] = ()
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    path: Path,
+    looks: Mapping[str, Mapping[str, object]],
 ) -> Path:
-    """t-SNE of the clouds of each panel, embedded together; names in `crosses` are drawn as crosses.
+    """t-SNE of the clouds of each panel, embedded together.
 
     Args:
         panels: title -> name -> vectors [N, D]; at most `SAMPLE` of each are drawn.
         path: of the picture.
-        crosses: names of clouds.
+        looks: name -> colour, marker and size, the same in all pictures.
 
     Raises:
         ImportError: matplotlib or scikit-learn, the `plots` extra, is missing.
     """
-    names = unique(name for panel in panels.values() for name in panel)
     size = {"width": WIDTH, "height": 3.3, "also": FORMATS}
     with open_figure(path, 1, len(panels), **size) as (figure, axes):
         for axis, (heading, clouds) in zip(axes[0], panels.items(), strict=True):
@@ -141,11 +160,14 @@ def draw_clouds(
             for name, vector_ND in drawn.items():
                 part_N2 = place_N2[start : start + len(vector_ND)]
                 start += len(vector_ND)
-                look = {"color": COLOURS[names.index(name) % len(COLOURS)], "alpha": 0.55}
-                shape = {"marker": "x", "s": 12} if name in crosses else {"marker": ".", "s": 10}
                 # Points as one image inside the SVG: thousands of paths would weigh megabytes.
                 axis.scatter(
-                    *part_N2.T, label=name, linewidths=0.7, rasterized=True, **look, **shape
+                    *part_N2.T,
+                    label=name,
+                    alpha=0.55,
+                    linewidths=0.7,
+                    rasterized=True,
+                    **looks[name],
                 )
             axis.set(title=heading, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)")
             axis.set_xticks([])

@@ -10,12 +10,13 @@ from metacsr_jax import workdir as workdirs
 from metacsr_jax.compare import Outcome, finished
 from metacsr_jax.files import write_whole
 from metacsr_jax.report.comparison import Finished
-from metacsr_jax.reproduce import curves, inside, tables
-from metacsr_jax.reproduce.claims import judge_all
+from metacsr_jax.reproduce import adapting, curves, inside, rankings, tables
+from metacsr_jax.reproduce.claims import CLAIMS, NOT_JUDGED
 from metacsr_jax.reproduce.exhibit import Exhibit, Table
 from metacsr_jax.reproduce.page import page
 from metacsr_jax.reproduce.plan import EXHIBITS, Options, base_config, specs
-from metacsr_jax.reproduce.results import Results, read_results
+from metacsr_jax.reproduce.results import Results, lengths, read_results
+from metacsr_jax.reproduce.verdict import judge_all
 from metacsr_jax.tune import searched
 
 MAKERS: dict[str, Callable[[Results, Path], Exhibit]] = {
@@ -26,19 +27,19 @@ MAKERS: dict[str, Callable[[Results, Path], Exhibit]] = {
     "fig4": lambda results, path: tables.curves(results, "fig4", path),
     "table5": tables.ablation,
     "fig5": curves.amount,
-    "fig6": curves.convergence,
+    "fig6": adapting.convergence,
     "fig7": lambda results, path: inside.preferences_and_items(results, "fig7", path),
     "fig8": lambda results, path: inside.preferences_and_items(results, "fig8", path),
     "fig9": inside.similarities,
     "fig10": lambda results, path: inside.new_and_regular(results, "fig10", path),
     "fig11": lambda results, path: inside.new_and_regular(results, "fig11", path),
     "fig12": curves.context,
-    "steps": curves.algorithms,
+    "steps": adapting.algorithms,
     "length": curves.coldness,
-    "ranking": tables.ranking,
+    "ranking": rankings.ranking,
     "order": curves.order,
     "time": curves.newcomers,
-    "shift": curves.shift,
+    "shift": adapting.shift,
 }
 
 
@@ -63,7 +64,7 @@ def write_report(
     failed: Mapping[str, str],
     directory: Path,
     say: Callable[[str], None],
-) -> Path:
+) -> tuple[Path, dict[str, str]]:
     """Writes `index.html`, a csv file for each table, PNG and SVG for each picture, and `verdicts.json`.
 
     Args:
@@ -75,7 +76,7 @@ def write_report(
         say: receives a line for each table and figure.
 
     Returns:
-        The page.
+        The page, and what could not be drawn or judged, and why.
 
     Raises:
         WorkdirError: a run's files are damaged.
@@ -85,7 +86,7 @@ def write_report(
     results = read_results(options, exhibits, runs, {**missing, **failed}, negatives)
     pictures = directory / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    made = []
+    made, undone = [], {}
     for key in exhibits:
         if not any(results.has(spec.name) for spec in specs(options, key)):
             made.append(Exhibit(key, text=["Not measured: none of its runs is finished."]))
@@ -94,8 +95,8 @@ def write_report(
         try:
             made.append(MAKERS[key](results, pictures))
         except Exception as error:  # the rest of the page is none the worse
-            results.missing[key] = f"{type(error).__name__}: {error}"
-            say(f"report: {key} failed: {results.missing[key]}")
+            undone[key] = f"{type(error).__name__}: {error}"
+            say(f"report: {key} failed: {undone[key]}")
             made.append(Exhibit(key, text=["Not measured: see the notes at the top."]))
     csv_files = {f"{table.name}.csv": table for exhibit in made for table in exhibit.tables}
     for path in directory.glob("*.csv"):  # of an earlier page
@@ -104,12 +105,20 @@ def write_report(
     for name, table in csv_files.items():
         (directory / name).write_text(table.csv(), encoding="utf-8")
     say("report: claims")
-    verdicts = judge_all(results, exhibits)
+    verdicts, unjudged = judge_all(CLAIMS, results, exhibits)
+    undone |= {f"claim {key}": why for key, why in unjudged.items()}
+    results.missing.update(undone)
     judged = [
         {
             **verdict._asdict(),
             "parts": [
-                {"label": part.label, **part.point._asdict(), "bound": part.bound}
+                {
+                    "label": part.label,
+                    **part.point._asdict(),
+                    "bound": part.bound,
+                    "even": part.even,
+                    "group": part.group,
+                }
                 for part in verdict.parts
             ],
         }
@@ -119,29 +128,48 @@ def write_report(
     final = directory / "index.html"
     heading = f"metaCSR, reproduced on {results.dataset}"
     text = page(
-        heading, _notes(results), verdicts, made, _runs_table(results), _provenance(results)
+        heading,
+        _notes(results),
+        verdicts,
+        made,
+        _runs_table(results),
+        _provenance(results),
+        condition=f"at a budget of {options.budget:g}" if options.budget < 1 else "",
+        not_judged=NOT_JUDGED,
     )
     write_whole(final, lambda file: file.write(text.encode()))
-    return final
+    return final, undone
 
 
 def _notes(results: Results) -> list[str]:
     options, notes = results.options, []
     if len(options.seeds) == 1:
         notes.append(
-            f"Made with one training seed ({options.seeds[0]}): the intervals hold for other users, not for other trainings."
+            f"Made with one training seed ({options.seeds[0]}): intervals and verdicts hold for other users of these trained models, "
+            "not for other trainings."
         )
     else:
         notes.append(
-            "Values are means over the training seeds; Figures 7 to 11 and their claims are of the first."
+            "Values are means over the training seeds. Figures 7 to 11 show the first; their claims are judged of each."
         )
     if options.budget < 1:
         notes.append(
-            f"Made with a budget of {options.budget:g}: every training has that share of its preset's length. "
-            "Models that learn slowly are worse here than they can be; compare the README's table of whole trainings."
+            f"Made with a budget of {options.budget:g}: trainings are cut to about that share of their presets' length, one dispatch at "
+            "least; what each was left with stands under “What was run”. Models that learn slowly are worse here than they can be, the "
+            "verdicts are about trainings of this length, and the README has the table of whole trainings."
         )
     if options.searched:
         notes.append(options.searched)
+    diverged = [
+        name
+        for name, of_name in results.runs.items()
+        if any(workdirs.read_manifest(run.path).get("diverged_steps") for run in of_name)
+    ]
+    if diverged:
+        notes.append(
+            f"Somebody's adaptation diverged in {', '.join(diverged)}: there the number of steps is the best on validation users of "
+            "those at which no test user's scores are lost."
+        )
     if results.missing:
         missing = "; ".join(f"{name}: {why}" for name, why in results.missing.items())
         notes.append(f"Missing: {without_paths(missing)}.")
@@ -170,6 +198,7 @@ def _runs_table(results: Results) -> Table:
             [
                 name,
                 ", ".join(str(run.seed) for run in of_name),
+                _length(results, name),
                 ", ".join(str(manifest["best_step"]) for manifest in manifests),
                 ", ".join(map(str, chosen)),
                 ", ".join(f"{one:.3f}" for one in value),
@@ -180,6 +209,7 @@ def _runs_table(results: Results) -> Table:
     header = [
         "run",
         "seeds",
+        "steps",
         "best step",
         "adaptation steps chosen",
         "validation MAP",
@@ -189,6 +219,14 @@ def _runs_table(results: Results) -> Table:
     ]
     text = "Protocol: the first digits of its SHA-256; runs that share them were judged on the same users, targets and negatives."
     return Table("runs", header, body, text)
+
+
+def _length(results: Results, name: str) -> str:
+    """Steps to be taken at most, and what share of the whole training that is."""
+    steps, whole = lengths(results, name)
+    if steps == whole:
+        return f"{steps:,}" if steps else "counts"
+    return f"{steps:,} of {whole:,} ({steps / whole:.0%})"
 
 
 def _provenance(results: Results) -> list[tuple[str, str]]:

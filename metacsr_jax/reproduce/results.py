@@ -20,8 +20,14 @@ from metacsr_jax.report.comparison import (
     scored,
     summary_rows,
 )
-from metacsr_jax.reproduce.measure import STEPS, fine_steps, histories_path, probe_path
-from metacsr_jax.reproduce.plan import Options
+from metacsr_jax.reproduce.measure import (
+    STEPS,
+    fine_steps,
+    histories_path,
+    items_path,
+    probe_path,
+)
+from metacsr_jax.reproduce.plan import Options, base_config
 from metacsr_jax.workdir import read_config
 
 RESAMPLES = 2000
@@ -183,11 +189,11 @@ def same_cases(results: Results, *names: str, scenario: str = "cold") -> bool:
     return True
 
 
-def probes(results: Results, name: str, scenario: str, steps: int) -> Probe | None:
-    """What the first seed's run looks like inside; None where it was not looked into."""
+def probes(results: Results, name: str, scenario: str, steps: int, place: int = 0) -> Probe | None:
+    """What a seed's run looks like inside, by default the first one's; None where it was not looked into."""
     if not results.has(name):
         return None
-    path = probe_path(results.runs[name][0], scenario, steps)
+    path = probe_path(results.runs[name][place], scenario, steps)
     return read_probe(path) if path.exists() else None
 
 
@@ -211,9 +217,24 @@ def history_values(results: Results, name: str, exhibit: str, metric: str) -> np
     return np.mean(found, axis=0)
 
 
-def items(results: Results, name: str) -> np.ndarray:
-    """Item vectors of the first seed's run."""
-    return np.load(results.runs[name][0].path / "analysis" / "items.npy")
+def items(results: Results, name: str, place: int = 0) -> np.ndarray | None:
+    """Item vectors of a seed's run; None where they were not kept."""
+    path = items_path(results.runs[name][place])
+    return np.load(path) if path.exists() else None
+
+
+def length_share(results: Results, name: str) -> float:
+    """The share of its whole training's steps that a run was to take: a budget leaves one dispatch at least. 1 where nothing is trained."""
+    done, whole = lengths(results, name)
+    return done / whole if whole else 1.0
+
+
+def lengths(results: Results, name: str) -> tuple[int, int]:
+    """Steps that a run was to take, and those of its whole training."""
+    config = read_config(results.runs[name][0].path)
+    whole = base_config(results.options, config.train.model)
+    done, planned = (of.train.pretrain_steps + of.train.steps for of in (config, whole))
+    return done, planned
 
 
 def _probe_values(paths: list[Path]) -> dict[str, np.ndarray]:
