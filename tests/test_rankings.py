@@ -19,13 +19,13 @@ def test_one_order_has_tau_one_and_no_pair_turned():
 
 
 def test_a_planted_exchange_is_found_and_noise_alone_is_not():
-    # Models 0 and 1 change places beyond doubt, 2 and 3 are level in both.
-    sampled_NK = values([0.4, 0.3, 0.1, 0.1], 0.05, 0)
-    full_NK = values([0.03, 0.04, 0.01, 0.01], 0.005, 1)
+    # Models 0 and 1 change places beyond doubt, 2 and 3 are level in both, 4 is apart from them in one ranking only.
+    sampled_NK = values([0.4, 0.3, 0.1, 0.1, 0.05], 0.05, 0)
+    full_NK = values([0.03, 0.04, 0.01, 0.01, 0.01], 0.005, 1)
     tau, turned = agreement(sampled_NK, full_NK)
     assert turned == [(0, 1)]
-    pairs = 6
-    expected = {(pairs - 2 * turned) / pairs for turned in (1, 2)}
+    pairs = 10
+    expected = [(pairs - 2 * discordant) / pairs for discordant in range(1, 5)]
     assert min(abs(tau.value - one) for one in expected) < 1e-12
     assert tau.low <= tau.value <= tau.high and tau.low < tau.high
 
