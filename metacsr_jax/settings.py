@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -40,7 +41,7 @@ def replace(config: Config, values: Mapping[str, Any]) -> Config:
         if not dot or section_name not in SECTIONS or field_name not in fields(section_name):
             raise ConfigError(f"unknown setting {name!r}; {_nearest(name)}")
         section = getattr(config, section_name)
-        kind = typing.get_type_hints(type(section))[field_name]
+        kind = _types(type(section))[field_name]
         parsed = _parse(name, kind, value)
         section = dataclasses.replace(section, **{field_name: parsed})
         config = dataclasses.replace(config, **{section_name: section})
@@ -91,6 +92,12 @@ def differences(one: Config, other: Config) -> list[str]:
             if here != there:
                 lines.append(f"{section}.{name}: {here!r}, {there!r}")
     return lines
+
+
+@functools.cache
+def _types(section: type) -> dict[str, Any]:
+    """Types of a section's settings; evaluated once, they are looked up for every setting of every run."""
+    return typing.get_type_hints(section)
 
 
 def _mapping(section: str, given: Any) -> Mapping[str, Any]:

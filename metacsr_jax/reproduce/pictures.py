@@ -104,7 +104,7 @@ def draw_points(
 def draw_slopes(
     points: Mapping[str, tuple[float, float]], path: Path, headings: tuple[str, str]
 ) -> Path:
-    """Places of every name by two values, the highest on top, joined by a line; those of one value share a place's height.
+    """Places of every name by two values, the highest on top, joined by a line.
 
     Args:
         points: name -> both values.
@@ -131,6 +131,7 @@ def draw_slopes(
                 axis.text(at, place, text, ha=align, va="center", fontsize=8, **look)
         axis.set(xlim=(-0.75, 1.75), ylim=(len(names) + 0.7, 0.3))
         axis.set_xticks([0, 1], headings)
+        axis.set_yticks(range(1, len(names) + 1))
         axis.set_ylabel("place (1: highest)")
         axis.grid(visible=False)
     return path
