@@ -17,6 +17,9 @@ class CaseBatch(NamedTuple):
     Attributes:
         context_BL: int32, the latest L events, left-padded with 0.
         length_B: int32, how many of them are real; 0: nothing is known.
+        history_BH: int32, the latest events, left-padded with 0: as many as support and its contexts reach back to, L + K, or K + 1
+            where no user has more.
+        events_B: int32, how many of them are real.
         support_context_BKL: int32, contexts of the support samples, left-padded with 0.
         support_length_BK: int32.
         support_target_BK: int32, the event that followed each context.
@@ -30,6 +33,8 @@ class CaseBatch(NamedTuple):
 
     context_BL: jax.Array
     length_B: jax.Array
+    history_BH: jax.Array
+    events_B: jax.Array
     support_context_BKL: jax.Array
     support_length_BK: jax.Array
     support_target_BK: jax.Array
@@ -66,6 +71,10 @@ def case_batch(
     end_N = offset_N1[1:].astype(np.int64)
     start_N = offset_N1[:-1].astype(np.int64)
     context_NL, length_N = windows(item_H, start_N, end_N, max_length)
+    reach = max_length + max_support
+    if (end_N - start_N).max(initial=0) <= max_support + 1:
+        reach = max_support + 1
+    history_NH, events_N = windows(item_H, start_N, end_N, reach)
     target_NK = end_N[:, None] - 1 - np.arange(max_support)[::-1][None, :]
     mask_NK = target_NK > start_N[:, None]  # a target needs an event before it
     safe_NK = np.where(mask_NK, target_NK, start_N[:, None])
@@ -80,6 +89,8 @@ def case_batch(
     return CaseBatch(
         context_NL,
         length_N,
+        history_NH,
+        events_N,
         context_NKL,
         length_NK,
         support_NK,

@@ -77,8 +77,23 @@ def sample_loss(
         reduction: "sum" or "mean" over samples and terms.
         key: consumed for dropout; None: no dropout.
     """
-    s_KD = network.encode(theta_2, table, samples.context_KL, samples.length_K, key)
+    if key is None and reads_windows(network, samples):
+        no_tap_KO = no_taps(theta_2, samples)
+        s_KD, _ = network.encode_windows(theta_2, table, *samples.history, no_tap_KO)
+    else:
+        s_KD = network.encode(theta_2, table, samples.context_KL, samples.length_K, key)
     return preference_loss(network, config, theta_2, table, s_KD, samples, reduction)
+
+
+def reads_windows(network: Network, samples: Samples) -> bool:
+    """Whether the samples are windows of one history that the encoder can read as such."""
+    return samples.history is not None and network.encode_windows is not None
+
+
+def no_taps(theta_2: Params, samples: Samples) -> jax.Array:
+    """Taps of W6 that add nothing, [K, O]."""
+    width = theta_2["readout"]["W6"]["kernel"].shape[1]
+    return jnp.zeros((samples.target_K.shape[0], width))
 
 
 def preference_loss(
@@ -94,7 +109,8 @@ def preference_loss(
     if losses.needs_negatives(config):
         target_K1 = samples.target_K[:, None]
         item_KN = jnp.concatenate([target_K1, samples.negative_KN], axis=1)
-        score_KN = network.score_candidates(theta_2, table, s_KD, item_KN)
+        fixed = samples.history is not None
+        score_KN = network.score_candidates(theta_2, table, s_KD, item_KN, fixed)
         per_sample = losses.PAIRED[config.name](score_KN[:, 0], score_KN[:, 1:])
     elif table.candidates is not None:
         code_N, items = table.candidates
@@ -138,9 +154,12 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
 
         def tapped_loss(fast, tap_KO):
             theta_2 = unflatten_dict({**shared, **fast})
-            s_KD, x_KF = network.encode_tapped(
-                theta_2, table, support.context_KL, support.length_K, tap_KO
-            )
+            if reads_windows(network, support):
+                s_KD, x_KF = network.encode_windows(theta_2, table, *support.history, tap_KO)
+            else:
+                s_KD, x_KF = network.encode_tapped(
+                    theta_2, table, support.context_KL, support.length_K, tap_KO
+                )
             loss = preference_loss(
                 network, loss_config, theta_2, table, s_KD, support, config.inner_reduction
             )

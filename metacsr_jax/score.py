@@ -17,7 +17,7 @@ from metacsr_jax.meta import MetaLearner
 from metacsr_jax.models.diffusion import ItemTable
 from metacsr_jax.models.metacsr import Network, Params
 from metacsr_jax.negatives import draw_negatives, padded_known_items
-from metacsr_jax.tasks import Samples
+from metacsr_jax.tasks import History, Samples
 
 ScoreFunction = Callable[[Params, ItemTable, CaseBatch, int], jax.Array]
 CPU_USERS = 16  # adapted at once; more fall out of a CPU's caches (docs/performance.md)
@@ -60,12 +60,15 @@ def make_score(
             groups = grouped(array)
             return groups.reshape(groups.shape[0], -1, *array.shape[2:])
 
+        given = jax.tree.map(pooled, support._replace(history=None))
+        if adapt_per == "user":  # the pooled samples of a group have no common history
+            given = given._replace(history=support.history)
         score_GI = jax.vmap(score_group, in_axes=(None, None, 0, 0, 0, None))(
             params,
             table,
             grouped(batch.context_BL),
             grouped(batch.length_B),
-            jax.tree.map(pooled, support),
+            given,
             adapt_steps,
         )
         return score_GI.reshape(-1, num_items)[:users]
@@ -76,10 +79,10 @@ def make_score(
 def support_samples(batch: CaseBatch, config: Config, num_items: int) -> Samples:
     """The batch's support as samples [B, K]; negatives, where the loss needs them, come from each user's own key."""
     negative_BKN = None
+    rows_K = jnp.zeros(batch.support_target_BK.shape[1], jnp.int32)
     if needs_negatives(config.loss):
         known = padded_known_items(batch.known_BH, batch.known_count_B)
         base = jax.random.key(config.protocol.seed)
-        rows_K = jnp.zeros(batch.support_target_BK.shape[1], jnp.int32)
 
         def draw(seed, row):
             key = jax.random.fold_in(base, seed)
@@ -92,6 +95,7 @@ def support_samples(batch: CaseBatch, config: Config, num_items: int) -> Samples
         batch.support_target_BK,
         batch.support_mask_BK,
         negative_BKN,
+        History(batch.history_BH, batch.events_B) if rows_K.size else None,
     )
 
 

@@ -14,6 +14,18 @@ from metacsr_jax.errors import ProtocolError
 from metacsr_jax.negatives import KnownItems, draw_negatives, known_items
 
 
+class History(NamedTuple):
+    """The latest events of a user who is served.
+
+    Attributes:
+        item_H: int32, left-padded with 0, H > K of them; the contexts of the user's K samples are the windows before the latest K.
+        events: int32, how many are real.
+    """
+
+    item_H: jax.Array
+    events: jax.Array
+
+
 class Samples(NamedTuple):
     """(context, next item) pairs; leading axes are [K] for one task, [T, K] for a meta-batch.
 
@@ -23,6 +35,7 @@ class Samples(NamedTuple):
         target_K: int32, the event that followed.
         mask_K: bool, False where the history did not yield a sample.
         negative_KN: int32 items outside the user's history, or None where the loss ranks the whole catalogue.
+        history: where all samples are of one user who is served with a fixed item table: the events that the contexts are windows of.
     """
 
     context_KL: jax.Array
@@ -30,6 +43,7 @@ class Samples(NamedTuple):
     target_K: jax.Array
     mask_K: jax.Array
     negative_KN: jax.Array | None
+    history: History | None = None
 
 
 class Histories(NamedTuple):

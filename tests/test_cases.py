@@ -47,11 +47,16 @@ def test_against_a_loop(histories, max_length, max_support):
         assert context == history[-max_length:]
         # Targets are events of the history with an event before them, the latest ones, and never what comes next.
         places = range(max(1, len(history) - max_support), len(history))
+        reach = batch.history_BH.shape[1]
+        assert reach in (max_support + 1, max_support + max_length)
+        assert unpadded(batch.history_BH[row], batch.events_B[row]) == history[-reach:]
         seen = set(context)
         assert batch.support_mask_BK[row].sum() == len(places)
         for k, place in zip(np.flatnonzero(batch.support_mask_BK[row]), places, strict=True):
             sample = unpadded(batch.support_context_BKL[row, k], batch.support_length_BK[row, k])
             assert sample == history[:place][-max_length:]
+            window = batch.history_BH[row, : reach - max_support + k][-max_length:]
+            assert window[len(window) - len(sample) :].tolist() == sample
             assert batch.support_target_BK[row, k] == history[place]
             seen |= {*sample, history[place]}
         count = batch.known_count_B[row]
@@ -73,6 +78,9 @@ def test_a_user_is_the_same_in_any_batch(histories, random):
     for one, other in zip(together, shuffled, strict=True):
         np.testing.assert_array_equal(one[order], other)
     alone = case_batch(*csr(histories[-1:]), 4, 3)
+    reach = alone.history_BH.shape[1]  # further back only where another user of the batch needs it
+    assert not together.history_BH[-1, :-reach].any()
+    together = together._replace(history_BH=together.history_BH[:, -reach:])
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one[-1:], other)
 

@@ -9,7 +9,6 @@ import pytest
 from metacsr_jax.cases import case_batch, pad_batch
 from metacsr_jax.config import EvaluationConfig
 from metacsr_jax.score import make_score, support_samples
-from metacsr_jax.tasks import Samples
 
 HISTORIES = [[1, 2, 3, 4, 5], [0, 6], [7], [], [5, 3, 5, 1], [2, 0, 4, 6, 1, 3]]
 GROUP = 4  # of six users: the last group is the smaller one
@@ -56,14 +55,16 @@ def test_order_of_users_and_size_of_the_batch_do_not_matter(scored, steps):
 @pytest.mark.parametrize("steps", [0, 2])
 def test_what_lies_under_the_padding_does_not_matter(scored, steps):
     _, score, batch, expected = scored
-    place_L, generator = np.arange(4), np.random.default_rng(0)
+    generator = np.random.default_rng(0)
 
     def spoil(array, length):
-        real = place_L >= 4 - length[..., None]
+        size = array.shape[-1]
+        real = np.arange(size) >= size - length[..., None]
         return np.where(real, array, generator.integers(0, 8, array.shape)).astype(np.int32)
 
     spoilt = batch._replace(
         context_BL=spoil(batch.context_BL, batch.length_B),
+        history_BH=spoil(batch.history_BH, batch.events_B),
         support_context_BKL=spoil(batch.support_context_BKL, batch.support_length_BK),
         support_target_BK=np.where(batch.support_mask_BK, batch.support_target_BK, 5).astype(
             np.int32
@@ -108,8 +109,9 @@ def test_groups_pool_their_support(tiny, loss):
     table = model.network.represent(model.params["representer"], model.inputs)
     support = support_samples(batch, model.config, model.num_items)
     for users in (range(0, 4), range(4, 6)):
-        pooled = Samples(
-            *(None if a is None else np.concatenate([a[user] for user in users]) for a in support)
+        pooled = jax.tree.map(
+            lambda a, users=users: np.concatenate([a[user] for user in users]),
+            support._replace(history=None),
         )
         theta_2 = model.learner.personalise(model.params, table, pooled, 1)
         rows = list(users)

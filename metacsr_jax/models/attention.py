@@ -5,6 +5,8 @@ All functions are written for one sequence; `vmap` gives the batch.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,6 +31,20 @@ def directed_masks(valid_L: jax.Array) -> tuple[jax.Array, jax.Array]:
     both_LL = valid_L[:, None] & valid_L[None, :]
     earlier_LL = position_L[:, None] < position_L[None, :]
     return both_LL & earlier_LL, both_LL & earlier_LL.T
+
+
+def project_pairs(attention: Mapping[str, Any], item_ND: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """W4 i and W5 i of any number of items, which `PairAttention` takes instead of computing its own.
+
+    Args:
+        attention: the module's parameters.
+        item_ND: item vectors.
+
+    Returns:
+        Two arrays [N, A].
+    """
+    from_NA, to_NA = (item_ND @ attention[name]["kernel"] for name in ("W4", "W5"))
+    return from_NA, to_NA
 
 
 def masked_softmax(score: jax.Array, allowed: jax.Array, axis: int) -> jax.Array:
@@ -60,13 +76,25 @@ class PairAttention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, item_LD: jax.Array, valid_L: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns E_fw and E_bw, [L, D] each; zeros at padding and where a position has nothing to attend to."""
+    def __call__(
+        self,
+        item_LD: jax.Array,
+        valid_L: jax.Array,
+        projected: tuple[jax.Array, jax.Array] | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """E_fw and E_bw, [L, D] each; zeros at padding and where a position has nothing to attend to.
+
+        Args:
+            item_LD: item vectors.
+            valid_L: bool, False at padding.
+            projected: their `project_pairs`, where it is known.
+        """
         config, length = self.config, item_LD.shape[0]
         width = config.attention_dim or config.dim
         dense, init = nn.Dense, nn.initializers.lecun_normal()
-        from_LA = dense(width, use_bias=False, name="W4")(item_LD)
-        to_LA = dense(width, use_bias=False, name="W5")(item_LD)
+        from_LA, to_LA = projected or (
+            dense(width, use_bias=False, name=name)(item_LD) for name in ("W4", "W5")
+        )
         out_width = 1 if config.attention == "element" else config.dim
         W3 = self.param("W3", init, (width, out_width))
         if config.attention == "element":

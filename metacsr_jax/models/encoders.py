@@ -71,9 +71,15 @@ class AttentionEncoder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, item_LD: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
-        """Returns s_u [D] of one history; `valid_L` is False at padding."""
-        states = list(PairAttention(self.config, name="attention")(item_LD, valid_L))
+    def __call__(
+        self,
+        item_LD: jax.Array,
+        valid_L: jax.Array,
+        deterministic: bool,
+        directed: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Returns s_u [D] of one history; `valid_L` is False at padding, `directed` are E_fw and E_bw where they are known."""
+        states = list(directed or PairAttention(self.config, name="attention")(item_LD, valid_L))
         if self.config.readout_items:
             states.append(item_LD)
         state_LF = jnp.concatenate(states, axis=-1)

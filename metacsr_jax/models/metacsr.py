@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable, represent_drawn
-from metacsr_jax.models.encoders import ENCODERS
+from metacsr_jax.models.encoders import ENCODERS, AttentionEncoder
+from metacsr_jax.models.windows import encode_windows
 from metacsr_jax.neighbourhood import Neighbourhood
 
 Params = Any  # a tree of arrays
@@ -48,14 +49,18 @@ class Network(NamedTuple):
             (which is consumed) dropout is on.
         encode_tapped: (theta_2, table, context_BL, length_B, tap_BO) -> s_BD and what W6 read [B, F]; the taps are added to what W6
             gives. Without dropout.
+        encode_windows: (theta_2, table, history_H, events, tap_KO) -> the same of the windows before the latest K of a user's events
+            (`models.windows`); None where an encoder has nothing to share between windows.
         score_catalogue: (theta_2, table, s_BD) -> logits [B, I].
-        score_candidates: (theta_2, table, s_BD, item_BN) -> logits [B, N].
+        score_candidates: (theta_2, table, s_BD, item_BN, fixed) -> logits [B, N]; with `fixed` nothing is differentiated for the
+            table.
     """
 
     init: Callable[[jax.Array, DiffusionInputs], Params]
     represent: Callable[[Params, DiffusionInputs | Neighbourhood], ItemTable]
     encode: Callable[..., jax.Array]
     encode_tapped: Callable[..., tuple[jax.Array, jax.Array]]
+    encode_windows: Callable[..., tuple[jax.Array, jax.Array]] | None
     score_catalogue: Callable[[Params, ItemTable, jax.Array], jax.Array]
     score_candidates: Callable[[Params, ItemTable, jax.Array, jax.Array], jax.Array]
 
@@ -106,6 +111,11 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
 
         return jax.vmap(one)(context_BL, length_B, tap_BO)
 
+    def of_windows(theta_2, table, history_H, events, tap_KO):
+        valid_H = jnp.arange(history_H.shape[0]) >= history_H.shape[0] - events
+        item_HD = jnp.where(valid_H[:, None], table.vector_ID[history_H], 0.0)
+        return encode_windows(encoder, theta_2, item_HD, events, tap_KO)
+
     def mlp(theta_2, preference_D, vector_ND):
         return predictor.apply({"params": theta_2["predictor"]}, preference_D, vector_ND)
 
@@ -115,9 +125,9 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         score_BI = jax.lax.map(lambda s_D: mlp(theta_2, s_D, table.vector_ID), s_BD)
         return score_BI + table.bias_I[None]
 
-    def score_candidates(theta_2, table, s_BD, item_BN):
+    def score_candidates(theta_2, table, s_BD, item_BN, fixed=False):
         if config.predictor == "dot":
-            if table.vector_ID.shape[0] <= DENSE_SCORES * item_BN.shape[1]:
+            if not fixed and table.vector_ID.shape[0] <= DENSE_SCORES * item_BN.shape[1]:
                 score_BI = score_catalogue(theta_2, table, s_BD)
                 return jnp.take_along_axis(score_BI, item_BN, axis=1)
             score_BN = jnp.einsum("bd,bnd->bn", s_BD, table.vector_ID[item_BN])
@@ -126,4 +136,12 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             score_BN = jax.vmap(lambda s_D, v_ND: mlp(theta_2, s_D, v_ND))(s_BD, vector_BND)
         return score_BN + table.bias_I[item_BN]
 
-    return Network(init, represent, encode, encode_tapped, score_catalogue, score_candidates)
+    return Network(
+        init,
+        represent,
+        encode,
+        encode_tapped,
+        of_windows if isinstance(encoder, AttentionEncoder) else None,
+        score_catalogue,
+        score_candidates,
+    )
