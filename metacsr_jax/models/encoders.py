@@ -4,6 +4,8 @@ Dimension key: L positions, D = dim, F = width the readout sees per position.
 Every encoder is written for one left-padded sequence and ends in a sub-module `readout`, which is what ANIL adapts.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,32 @@ class TransformerEncoder(nn.Module):
             state_LD = block(state_LD, valid_L, deterministic)
         state_LD = nn.LayerNorm(name="norm")(state_LD)
         return Readout(config, name="readout")(state_LD, valid_L, deterministic)
+
+
+def apply_tapped(
+    encoder: nn.Module,
+    theta_2: Any,
+    tap_O: jax.Array,
+    item_LD: jax.Array,
+    valid_L: jax.Array,
+    *known: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """One sequence encoded without dropout, with a tap on W6 (`Projection`).
+
+    Args:
+        encoder: of `ENCODERS`.
+        theta_2: its parameters.
+        tap_O: added to what W6 gives.
+        item_LD: item vectors.
+        valid_L: bool, False at padding.
+        known: what else the encoder takes, `directed` of `AttentionEncoder`.
+
+    Returns:
+        s_u [D] and what W6 read [F].
+    """
+    variables = {"params": theta_2, "taps": {"readout": {"W6": {"out": tap_O}}}}
+    s_D, sown = encoder.apply(variables, item_LD, valid_L, True, *known, mutable=["inputs"])
+    return s_D, sown["inputs"]["readout"]["W6"]["x"][0]
 
 
 ENCODERS = {

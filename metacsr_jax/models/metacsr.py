@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable, represent_drawn
-from metacsr_jax.models.encoders import ENCODERS, AttentionEncoder
+from metacsr_jax.models.encoders import ENCODERS, AttentionEncoder, apply_tapped
 from metacsr_jax.models.windows import encode_windows
 from metacsr_jax.neighbourhood import Neighbourhood
 
@@ -62,7 +62,7 @@ class Network(NamedTuple):
     encode_tapped: Callable[..., tuple[jax.Array, jax.Array]]
     encode_windows: Callable[..., tuple[jax.Array, jax.Array]] | None
     score_catalogue: Callable[[Params, ItemTable, jax.Array], jax.Array]
-    score_candidates: Callable[[Params, ItemTable, jax.Array, jax.Array], jax.Array]
+    score_candidates: Callable[..., jax.Array]
 
 
 def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network:
@@ -90,10 +90,14 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             return represent_drawn(config, theta_1, inputs)
         return representer.apply({"params": theta_1}, inputs)
 
+    def looked_up(table, code_L, events):
+        """Vectors of left-padded items, zeros at padding, and where there is none."""
+        valid_L = jnp.arange(code_L.shape[0]) >= code_L.shape[0] - events
+        return jnp.where(valid_L[:, None], table.vector_ID[code_L], 0.0), valid_L
+
     def encode(theta_2, table, context_BL, length_B, key=None):
         def one(context_L, length, sample_key):
-            valid_L = jnp.arange(config.max_length) >= config.max_length - length
-            item_LD = jnp.where(valid_L[:, None], table.vector_ID[context_L], 0.0)
+            item_LD, valid_L = looked_up(table, context_L, length)
             rngs = {} if key is None else {"dropout": sample_key}
             return encoder.apply({"params": theta_2}, item_LD, valid_L, key is None, rngs=rngs)
 
@@ -103,18 +107,12 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
 
     def encode_tapped(theta_2, table, context_BL, length_B, tap_BO):
         def one(context_L, length, tap_O):
-            valid_L = jnp.arange(config.max_length) >= config.max_length - length
-            item_LD = jnp.where(valid_L[:, None], table.vector_ID[context_L], 0.0)
-            variables = {"params": theta_2, "taps": {"readout": {"W6": {"out": tap_O}}}}
-            s_D, sown = encoder.apply(variables, item_LD, valid_L, True, mutable=["inputs"])
-            return s_D, sown["inputs"]["readout"]["W6"]["x"][0]
+            return apply_tapped(encoder, theta_2, tap_O, *looked_up(table, context_L, length))
 
         return jax.vmap(one)(context_BL, length_B, tap_BO)
 
     def of_windows(theta_2, table, history_H, events, tap_KO):
-        valid_H = jnp.arange(history_H.shape[0]) >= history_H.shape[0] - events
-        item_HD = jnp.where(valid_H[:, None], table.vector_ID[history_H], 0.0)
-        return encode_windows(encoder, theta_2, item_HD, events, tap_KO)
+        return encode_windows(encoder, theta_2, *looked_up(table, history_H, events), tap_KO)
 
     def mlp(theta_2, preference_D, vector_ND):
         return predictor.apply({"params": theta_2["predictor"]}, preference_D, vector_ND)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from metacsr_jax.models.attention import PairAttention, project_pairs
-from metacsr_jax.models.encoders import AttentionEncoder
+from metacsr_jax.models.encoders import AttentionEncoder, apply_tapped
 
 STEP = 2  # windows whose lengths differ by less are encoded together
 
@@ -52,7 +52,7 @@ def encode_windows(
     encoder: AttentionEncoder,
     theta_2: Any,
     item_HD: jax.Array,
-    events: jax.Array,
+    valid_H: jax.Array,
     tap_KO: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Preferences after each window before the latest K events of a history, the earliest window first. Without dropout.
@@ -61,7 +61,7 @@ def encode_windows(
         encoder: the module.
         theta_2: its parameters.
         item_HD: vectors of a left-padded history's items, zeros at padding.
-        events: int32, how many of them are real.
+        valid_H: bool, False at padding.
         tap_KO: added to what W6 gives for each window (`encoders.Projection`).
 
     Returns:
@@ -69,7 +69,6 @@ def encode_windows(
     """
     history, longest = item_HD.shape[0], encoder.config.max_length
     first = history - tap_KO.shape[0]  # K windows end before the events from here on
-    valid_H = jnp.arange(history) >= history - events
     of_history = (item_HD, valid_H, *project_pairs(theta_2["attention"], item_HD))
     # Whatever a window reads before the history begins is padding.
     padded = [_padded(array, longest) for array in of_history]
@@ -82,10 +81,8 @@ def encode_windows(
         directed = attention.apply({"params": theta_2["attention"]}, item_LD, valid_L, projected)
         return [_padded(array, longest - array.shape[0]) for array in directed]
 
-    def read(item_PD, valid_P, directed, tap_O):
-        variables = {"params": theta_2, "taps": {"readout": {"W6": {"out": tap_O}}}}
-        s_D, sown = encoder.apply(variables, item_PD, valid_P, True, directed, mutable=["inputs"])
-        return s_D, sown["inputs"]["readout"]["W6"]["x"][0]
+    def read(tap_O, *given):
+        return apply_tapped(encoder, theta_2, tap_O, *given)
 
     attended = [
         jax.vmap(attend)(*(cut(array, *group) for array in padded))
@@ -94,7 +91,7 @@ def encode_windows(
     directed = tuple(jnp.concatenate(parts) for parts in zip(*attended, strict=True))
     starts = range(first - longest, history - longest)
     item_KPD, valid_KP = (cut(array, starts, longest) for array in padded[:2])
-    return jax.vmap(read)(item_KPD, valid_KP, directed, tap_KO)
+    return jax.vmap(read)(tap_KO, item_KPD, valid_KP, directed)
 
 
 def _padded(array: jax.Array, ahead: int) -> jax.Array:
