@@ -69,14 +69,23 @@ def split_adapted(theta_2: Params, adapted: str) -> tuple[Params, Params]:
     return fast, {path: leaf for path, leaf in flat.items() if path not in fast}
 
 
-def relative_shift(before: Params, after: Params) -> jax.Array:
-    """||after - before|| / ||before|| over a whole tree; factors of W6's change count as their product."""
+def relative_shift(before: Params, after: Params, whole: Params | None = None) -> jax.Array:
+    """||after - before|| / ||whole|| over a whole tree; factors of W6's change count as their product.
+
+    Args:
+        before: parameters.
+        after: the same ones, adapted.
+        whole: what `before` is a part of, up to a rotation; None: `before`.
+    """
     start, end = (flatten_dict(jax.lax.stop_gradient(tree)) for tree in (before, after))
     square = sum(jnp.sum((end[path] - leaf) ** 2) for path, leaf in start.items())
     if (*W6[:2], "left") in end:
         left, right = (end[(*W6[:2], side)] for side in ("left", "right"))
         square = square + jnp.sum((left @ left.T) * (right @ right.T))
-    return jnp.sqrt(square) / jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in start.values()))
+    norm = jnp.sqrt(
+        sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(before if whole is None else whole))
+    )
+    return jnp.sqrt(square) / jax.lax.stop_gradient(norm)
 
 
 def low_rank_pays(fast: Params, samples: int, steps: int) -> bool:

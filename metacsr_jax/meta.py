@@ -41,19 +41,38 @@ class OuterResult(NamedTuple):
     shift: jax.Array
 
 
+class Served(NamedTuple):
+    """What a task's support made of the model, G users who share it.
+
+    Attributes:
+        theta_2: adapted; what reads items may be in the coordinates of `support`.
+        s_GD: preferences after the users' latest events.
+        support: as `sample_loss` reads it with this `theta_2`.
+        shift: as in `OuterResult`, of this task.
+    """
+
+    theta_2: Params
+    s_GD: jax.Array
+    support: Samples
+    shift: jax.Array
+
+
 class MetaLearner(NamedTuple):
-    """A meta-learning algorithm as three pure functions.
+    """A meta-learning algorithm as pure functions.
 
     Attributes:
         init: (params) -> params with what the algorithm itself learns.
         personalise: (params, table, support, steps) -> theta_2' of one task. The same function serves training, evaluation and
             recommendation.
+        serve: (params, table, support, context_GL, length_G, steps) -> Served: `personalise`, and the adapted model on the latest
+            events of the task's users. Where the support is of one history, all of it in the span of that.
         outer_gradient: (params, inputs, support, query, key) -> OuterResult over a meta-batch; samples lead with [T, K], the key is
             consumed.
     """
 
     init: Callable[[Params], Params]
     personalise: Callable[[Params, ItemTable, Samples, int], Params]
+    serve: Callable[..., Served]
     outer_gradient: Callable[..., OuterResult]
 
 
@@ -77,23 +96,17 @@ def sample_loss(
         reduction: "sum" or "mean" over samples and terms.
         key: consumed for dropout; None: no dropout.
     """
-    if key is None and reads_windows(network, samples):
-        no_tap_KO = no_taps(theta_2, samples)
-        s_KD, _ = network.encode_windows(theta_2, table, *samples.history, no_tap_KO)
+    if in_coordinates(samples):
+        history, count = samples.history.item_H.shape[0], samples.target_K.shape[0]
+        s_KD = network.encode_windows(theta_2, samples.history, range(history - count, history))
     else:
         s_KD = network.encode(theta_2, table, samples.context_KL, samples.length_K, key)
     return preference_loss(network, config, theta_2, table, s_KD, samples, reduction)
 
 
-def reads_windows(network: Network, samples: Samples) -> bool:
-    """Whether the samples are windows of one history that the encoder can read as such."""
-    return samples.history is not None and network.encode_windows is not None
-
-
-def no_taps(theta_2: Params, samples: Samples) -> jax.Array:
-    """Taps of W6 that add nothing, [K, O]."""
-    width = theta_2["readout"]["W6"]["kernel"].shape[1]
-    return jnp.zeros((samples.target_K.shape[0], width))
+def in_coordinates(samples: Samples) -> bool:
+    """Whether the samples are windows of a history that is given by coordinates (`models.windows`)."""
+    return samples.history is not None and samples.history.coordinate_HC is not None
 
 
 def preference_loss(
@@ -154,12 +167,9 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
 
         def tapped_loss(fast, tap_KO):
             theta_2 = unflatten_dict({**shared, **fast})
-            if reads_windows(network, support):
-                s_KD, x_KF = network.encode_windows(theta_2, table, *support.history, tap_KO)
-            else:
-                s_KD, x_KF = network.encode_tapped(
-                    theta_2, table, support.context_KL, support.length_K, tap_KO
-                )
+            s_KD, x_KF = network.encode_tapped(
+                theta_2, table, support.context_KL, support.length_K, tap_KO
+            )
             loss = preference_loss(
                 network, loss_config, theta_2, table, s_KD, support, config.inner_reduction
             )
@@ -167,12 +177,34 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
 
         samples = support.target_K.shape[0]
         # Reptile averages the adapted copies themselves, Meta-SGD's rates are not the same for all of W6.
-        whole = config.method in ("reptile", "metasgd")
+        whole = config.method in ("reptile", "metasgd") or in_coordinates(support)
         if not whole and low_rank_pays(fast, samples, steps):
             fast = adapt_low_rank(tapped_loss, fast, rate, steps, samples, first_order=first_order)
         else:
             fast = adapt(inner_loss, fast, rate, steps, first_order=first_order)
         return unflatten_dict({**shared, **fast})
+
+    def serve(params, table, support, context_GL, length_G, steps) -> Served:
+        theta_2 = start = params["encoder"]
+        if steps and support.history is not None and localises(params):
+            start, history = network.in_span(start, table, support.history)
+            support = support._replace(history=history)
+            theta_2 = personalise({**params, "encoder": start}, table, support, steps)
+            # What precedes the latest event's successor is the last window.
+            s_GD = network.encode_windows(theta_2, history, [history.item_H.shape[0]])
+        else:
+            if steps:
+                theta_2 = personalise(params, table, support, steps)
+            s_GD = network.encode(theta_2, table, context_GL, length_G)
+        return Served(theta_2, s_GD, support, relative_shift(start, theta_2, params["encoder"]))
+
+    def localises(params) -> bool:
+        """Whether descent is the same in any orthonormal basis: not with a rate for each entry of a kernel."""
+        fast, _ = split_adapted(params["encoder"], adapted)
+        own_rates = fast if config.method == "metasgd" else {}
+        return bool(network.item_kernels) and not any(
+            path in own_rates for path in network.item_kernels
+        )
 
     def task_loss(params, table, support, query, key):
         theta_2 = personalise(params, table, support, config.inner_steps)
@@ -226,7 +258,7 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
         return plain_gradient(network, loss_config, params, inputs, merged, key)
 
     outer = {"none": plain, "reptile": toward_adapted}.get(config.method, through_adaptation)
-    return MetaLearner(init, personalise, outer)
+    return MetaLearner(init, personalise, serve, outer)
 
 
 def plain_gradient(

@@ -1,6 +1,6 @@
 """Scores of a trained model for users it has not seen: adapt on the support, rank the catalogue.
 
-Evaluation, validation during training and recommendation all score through here, and adapt through `MetaLearner.personalise`.
+Evaluation, validation during training and recommendation all score through here, and adapt through `MetaLearner.serve`.
 
 Dimension key: B users, G users of a group, K support samples, L positions, I catalogue items.
 """
@@ -30,7 +30,7 @@ def make_score(
 
     Args:
         network: the model.
-        learner: whose `personalise` adapts.
+        learner: whose `serve` adapts.
         config: of the run; `loss`, `protocol.seed` and `evaluation.group_size` are read.
         adapt_per: "user": each user has an adapted model; "group": users share one by groups of `group_size`, in the order of the
             batch (the paper's tasks), the last group being the smaller one.
@@ -40,11 +40,8 @@ def make_score(
     """
 
     def score_group(params, table, context_GL, length_G, support, adapt_steps):
-        theta_2 = params["encoder"]
-        if adapt_steps:
-            theta_2 = learner.personalise(params, table, support, adapt_steps)
-        s_GD = network.encode(theta_2, table, context_GL, length_G)
-        return network.score_catalogue(theta_2, table, s_GD)
+        served = learner.serve(params, table, support, context_GL, length_G, adapt_steps)
+        return network.score_catalogue(served.theta_2, table, served.s_GD)
 
     def score(params, table, batch: CaseBatch, adapt_steps: int) -> jax.Array:
         users, num_items = batch.length_B.shape[0], table.bias_I.shape[0]

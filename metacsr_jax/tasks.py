@@ -20,10 +20,13 @@ class History(NamedTuple):
     Attributes:
         item_H: int32, left-padded with 0, H > K of them; the contexts of the user's K samples are the windows before the latest K.
         events: int32, how many are real.
+        coordinate_HC: the items in the basis that the encoder is in (`models.windows`), zeros at padding; None: it is in none, and
+            reads the samples' contexts from the table.
     """
 
     item_H: jax.Array
     events: jax.Array
+    coordinate_HC: jax.Array | None = None
 
 
 class Samples(NamedTuple):

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metacsr_jax.adaptation import relative_shift
 from metacsr_jax.cases import CaseBatch, pad_batch
 from metacsr_jax.config import Config
 from metacsr_jax.errors import NonFiniteError, WorkdirError
@@ -97,15 +96,14 @@ def make_look(network: Network, learner: MetaLearner, config: Config) -> Callabl
 
     Args:
         network: the model.
-        learner: whose `personalise` adapts.
+        learner: whose `serve` adapts.
         config: of the run.
     """
 
     def of_user(params, table, context_L, length, support, item_C1, adapt_steps):
-        theta_2 = params["encoder"]
-        if adapt_steps:
-            theta_2 = learner.personalise(params, table, support, adapt_steps)
-        s_1D = network.encode(theta_2, table, context_L[None], length[None])
+        theta_2, s_1D, support, shift = learner.serve(
+            params, table, support, context_L[None], length[None], adapt_steps
+        )
         score_C1 = network.score_candidates(theta_2, table, s_1D, item_C1[None])[0]
         loss = sample_loss(network, config.loss, theta_2, table, support, "mean")
         return Probe(
@@ -113,7 +111,7 @@ def make_look(network: Network, learner: MetaLearner, config: Config) -> Callabl
             table.vector_ID[item_C1] @ s_1D[0],
             s_1D[0],
             jnp.where(support.mask_K.any(), loss, jnp.nan),
-            relative_shift(params["encoder"], theta_2),
+            shift,
         )
 
     def look(params, table, batch: CaseBatch, item_BC1, adapt_steps: int) -> Probe:

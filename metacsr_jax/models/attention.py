@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.models.pairs import pair_scores
+from metacsr_jax.models.sums import short_max, short_sum, spread
 
 INITIAL_SLOPE = 0.5  # distance=learned: softplus^-1 is taken of it
 
@@ -33,18 +34,24 @@ def directed_masks(valid_L: jax.Array) -> tuple[jax.Array, jax.Array]:
     return both_LL & earlier_LL, both_LL & earlier_LL.T
 
 
-def project_pairs(attention: Mapping[str, Any], item_ND: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """W4 i and W5 i of any number of items, which `PairAttention` takes instead of computing its own.
+def correlations(attention: Mapping[str, Any], item_LD: jax.Array) -> jax.Array:
+    """W3^T sigmoid(W4 i_m + W5 i_n) of eq. 2 for all pairs, which `PairAttention` takes instead of computing its own.
 
     Args:
         attention: the module's parameters.
-        item_ND: item vectors.
+        item_LD: item vectors.
 
     Returns:
-        Two arrays [N, A].
+        [m, n, O], O = 1 for `attention=element` and D for `feature`.
     """
-    from_NA, to_NA = (item_ND @ attention[name]["kernel"] for name in ("W4", "W5"))
-    return from_NA, to_NA
+    from_LA, to_LA = (item_LD @ attention[name]["kernel"] for name in ("W4", "W5"))
+    return _correlate(from_LA, to_LA, attention["W3"])
+
+
+def _correlate(from_LA, to_LA, W3_AO):
+    if W3_AO.shape[1] == 1:
+        return pair_scores(from_LA, to_LA, W3_AO[:, 0])[..., None]
+    return nn.sigmoid(from_LA[:, None] + to_LA[None, :]) @ W3_AO
 
 
 def masked_softmax(score: jax.Array, allowed: jax.Array, axis: int) -> jax.Array:
@@ -60,9 +67,9 @@ def masked_softmax(score: jax.Array, allowed: jax.Array, axis: int) -> jax.Array
     """
     allowed = jnp.broadcast_to(allowed, score.shape)
     low = jnp.where(allowed, score, -1e30)
-    top = jax.lax.stop_gradient(jnp.max(low, axis=axis, keepdims=True))
+    top = jax.lax.stop_gradient(short_max(low, axis))
     weight = jnp.where(allowed, jnp.exp(jnp.where(allowed, score - top, 0.0)), 0.0)
-    total = jnp.sum(weight, axis=axis, keepdims=True)
+    total = spread(short_sum(weight, axis), weight.shape)
     return weight / jnp.where(total > 0, total, 1.0)
 
 
@@ -80,27 +87,25 @@ class PairAttention(nn.Module):
         self,
         item_LD: jax.Array,
         valid_L: jax.Array,
-        projected: tuple[jax.Array, jax.Array] | None = None,
+        correlation_LLO: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """E_fw and E_bw, [L, D] each; zeros at padding and where a position has nothing to attend to.
 
         Args:
             item_LD: item vectors.
             valid_L: bool, False at padding.
-            projected: their `project_pairs`, where it is known.
+            correlation_LLO: their `correlations`, where they are known.
         """
         config, length = self.config, item_LD.shape[0]
         width = config.attention_dim or config.dim
         dense, init = nn.Dense, nn.initializers.lecun_normal()
-        from_LA, to_LA = projected or (
-            dense(width, use_bias=False, name=name)(item_LD) for name in ("W4", "W5")
-        )
-        out_width = 1 if config.attention == "element" else config.dim
-        W3 = self.param("W3", init, (width, out_width))
-        if config.attention == "element":
-            correlation_LLO = pair_scores(from_LA, to_LA, W3[:, 0])[..., None]
-        else:
-            correlation_LLO = nn.sigmoid(from_LA[:, None] + to_LA[None, :]) @ W3
+        if correlation_LLO is None:
+            from_LA, to_LA = (
+                dense(width, use_bias=False, name=name)(item_LD) for name in ("W4", "W5")
+            )
+            out_width = 1 if config.attention == "element" else config.dim
+            W3_AO = self.param("W3", init, (width, out_width))
+            correlation_LLO = _correlate(from_LA, to_LA, W3_AO)
         step_LL = jnp.abs(jnp.arange(length)[:, None] - jnp.arange(length)[None, :])
         step_LL = step_LL.astype(correlation_LLO.dtype)
         outputs = []

@@ -78,10 +78,11 @@ class AttentionEncoder(nn.Module):
         item_LD: jax.Array,
         valid_L: jax.Array,
         deterministic: bool,
-        directed: tuple[jax.Array, jax.Array] | None = None,
+        correlation_LLO: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns s_u [D] of one history; `valid_L` is False at padding, `directed` are E_fw and E_bw where they are known."""
-        states = list(directed or PairAttention(self.config, name="attention")(item_LD, valid_L))
+        """Returns s_u [D] of one history; `valid_L` is False at padding, the items' `correlations` are taken where they are known."""
+        attention = PairAttention(self.config, name="attention")
+        states = list(attention(item_LD, valid_L, correlation_LLO))
         if self.config.readout_items:
             states.append(item_LD)
         state_LF = jnp.concatenate(states, axis=-1)
@@ -171,7 +172,6 @@ def apply_tapped(
     tap_O: jax.Array,
     item_LD: jax.Array,
     valid_L: jax.Array,
-    *known: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """One sequence encoded without dropout, with a tap on W6 (`Projection`).
 
@@ -181,13 +181,12 @@ def apply_tapped(
         tap_O: added to what W6 gives.
         item_LD: item vectors.
         valid_L: bool, False at padding.
-        known: what else the encoder takes, `directed` of `AttentionEncoder`.
 
     Returns:
         s_u [D] and what W6 read [F].
     """
     variables = {"params": theta_2, "taps": {"readout": {"W6": {"out": tap_O}}}}
-    s_D, sown = encoder.apply(variables, item_LD, valid_L, True, *known, mutable=["inputs"])
+    s_D, sown = encoder.apply(variables, item_LD, valid_L, True, mutable=["inputs"])
     return s_D, sown["inputs"]["readout"]["W6"]["x"][0]
 
 

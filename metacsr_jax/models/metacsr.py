@@ -4,7 +4,7 @@ Dimension key: B samples, L positions, D = dim, I catalogue items, N candidates.
 Parameters are one dict of two sub-trees: "representer" (theta_1: shared, never adapted) and "encoder" (theta_2: adapted per task).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable, represent_drawn
-from metacsr_jax.models.encoders import ENCODERS, AttentionEncoder, apply_tapped
-from metacsr_jax.models.windows import encode_windows
+from metacsr_jax.models.encoders import ENCODERS, apply_tapped
+from metacsr_jax.models.windows import encode_windows, in_basis, item_kernels, span_of
 from metacsr_jax.neighbourhood import Neighbourhood
+from metacsr_jax.tasks import History
 
 Params = Any  # a tree of arrays
 # Up to so many times as many items as candidates, one product with the catalogue is faster than gathering the candidates' vectors
@@ -49,8 +50,10 @@ class Network(NamedTuple):
             (which is consumed) dropout is on.
         encode_tapped: (theta_2, table, context_BL, length_B, tap_BO) -> s_BD and what W6 read [B, F]; the taps are added to what W6
             gives. Without dropout.
-        encode_windows: (theta_2, table, history_H, events, tap_KO) -> the same of the windows before the latest K of a user's events
-            (`models.windows`); None where an encoder has nothing to share between windows.
+        item_kernels: paths of theta_2's kernels that read items, where the encoder reads but combinations of items; else none.
+        in_span: (theta_2, table, history) -> theta_2 and history in coordinates of the span of the history's items, where a task is
+            small (`models.windows`); of encoders that have `item_kernels`.
+        encode_windows: (theta_2, history, end_K) -> s_KD after the windows of such a history. Without dropout.
         score_catalogue: (theta_2, table, s_BD) -> logits [B, I].
         score_candidates: (theta_2, table, s_BD, item_BN, fixed) -> logits [B, N]; with `fixed` nothing is differentiated for the
             table.
@@ -60,7 +63,9 @@ class Network(NamedTuple):
     represent: Callable[[Params, DiffusionInputs | Neighbourhood], ItemTable]
     encode: Callable[..., jax.Array]
     encode_tapped: Callable[..., tuple[jax.Array, jax.Array]]
-    encode_windows: Callable[..., tuple[jax.Array, jax.Array]] | None
+    item_kernels: tuple[tuple[str, ...], ...]
+    in_span: Callable[[Params, ItemTable, History], tuple[Params, History]]
+    encode_windows: Callable[[Params, History, Sequence[int]], jax.Array]
     score_catalogue: Callable[[Params, ItemTable, jax.Array], jax.Array]
     score_candidates: Callable[..., jax.Array]
 
@@ -90,9 +95,12 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             return represent_drawn(config, theta_1, inputs)
         return representer.apply({"params": theta_1}, inputs)
 
+    def real(code_L, events):
+        return jnp.arange(code_L.shape[0]) >= code_L.shape[0] - events
+
     def looked_up(table, code_L, events):
         """Vectors of left-padded items, zeros at padding, and where there is none."""
-        valid_L = jnp.arange(code_L.shape[0]) >= code_L.shape[0] - events
+        valid_L = real(code_L, events)
         return jnp.where(valid_L[:, None], table.vector_ID[code_L], 0.0), valid_L
 
     def encode(theta_2, table, context_BL, length_B, key=None):
@@ -111,8 +119,14 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
 
         return jax.vmap(one)(context_BL, length_B, tap_BO)
 
-    def of_windows(theta_2, table, history_H, events, tap_KO):
-        return encode_windows(encoder, theta_2, *looked_up(table, history_H, events), tap_KO)
+    def in_span(theta_2, table, history):
+        item_HD, _ = looked_up(table, history.item_H, history.events)
+        basis_CD, coordinate_HC = span_of(item_HD)
+        return in_basis(config, theta_2, basis_CD), history._replace(coordinate_HC=coordinate_HC)
+
+    def of_windows(theta_2, history, end_K):
+        valid_H = real(history.item_H, history.events)
+        return encode_windows(encoder, theta_2, history.coordinate_HC, valid_H, end_K)
 
     def mlp(theta_2, preference_D, vector_ND):
         return predictor.apply({"params": theta_2["predictor"]}, preference_D, vector_ND)
@@ -139,7 +153,9 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         represent,
         encode,
         encode_tapped,
-        of_windows if isinstance(encoder, AttentionEncoder) else None,
+        item_kernels(config),
+        in_span,
+        of_windows,
         score_catalogue,
         score_candidates,
     )

@@ -1,98 +1,100 @@
-"""Support samples of a user who is served: windows of one history, which share its items' projections (eqs. 2 to 8).
+"""A served user's support in the span of his own history (eqs. 2 to 8): a task as large as his events are many, not as the model is wide.
 
-Every event of the history is projected by W4 and W5 once, not in each context that holds it, and a window reads only as many
-positions as it can have events: of a new user with nine events 40 positions are encoded for eight samples, not 80.
+All that adaptation reads are combinations of the H items of one history. With an orthonormal basis of their span, i = B^T c, every
+layer that reads items sees W^T i = (B W)^T c, and a gradient step on W adds i delta^T = B^T (c delta^T), which leaves all of W but
+B W alone. So descent on B W with the items' coordinates c is descent on W with the items, number for number, in matrices of H rows
+instead of D. Besides, windows of one history share the correlations of its pairs.
 
-Dimension key: H events of the history, K windows, L positions of one, P positions of the longest, F and O width of W6's input and
-output, D = dim.
+Dimension key: H events of the history, C = min(H, D) coordinates, K windows, L positions of one, A width of W4 and W5, O of the output.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from metacsr_jax.models.attention import PairAttention, project_pairs
-from metacsr_jax.models.encoders import AttentionEncoder, apply_tapped
-
-STEP = 2  # windows whose lengths differ by less are encoded together
-
-
-class Group(NamedTuple):
-    """Windows of one length.
-
-    Attributes:
-        starts: where each begins in the history; before it begins where negative.
-        length: L.
-    """
-
-    starts: tuple[int, ...]
-    length: int
+from metacsr_jax.config import ModelConfig
+from metacsr_jax.models.attention import correlations
+from metacsr_jax.models.encoders import AttentionEncoder
 
 
-def groups_of(history: int, count: int, longest: int) -> list[Group]:
-    """The windows before the latest `count` events of a history, the earliest first.
+def span_of(item_HD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An orthonormal basis and coordinates in it: item = coordinates @ basis.
 
     Args:
-        history: H, at least count + 1.
-        count: K.
-        longest: P.
+        item_HD: item vectors, zeros at padding; they may depend on one another.
+
+    Returns:
+        basis [C, D] and coordinates [H, C].
     """
-    groups: list[Group] = []
-    for end in range(history - count, history):
-        length = min(-(-end // STEP) * STEP, longest)
-        if groups and groups[-1].length == length:
-            groups[-1] = Group((*groups[-1].starts, end - length), length)
-        else:
-            groups.append(Group((end - length,), length))
-    return groups
+    basis_DC, upper_CH = jnp.linalg.qr(item_HD.T)
+    return basis_DC.T, upper_CH.T
+
+
+def item_kernels(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
+    """Paths of the kernels that read items or combinations of items, where nothing else does; else none."""
+    if config.encoder != "attention" or config.attention != "element":
+        return ()  # a weight for each feature of an item is no combination of items
+    first = "W0" if config.compress else "W6"
+    return (
+        ("attention", "W4", "kernel"),
+        ("attention", "W5", "kernel"),
+        ("readout", first, "kernel"),
+    )
+
+
+def in_basis(config: ModelConfig, theta_2: Any, basis_CD: jax.Array) -> Any:
+    """The encoder for items that are given by coordinates: every kernel W that reads items becomes B W, block by block of D rows.
+
+    Args:
+        config: of the encoder.
+        theta_2: its parameters.
+        basis_CD: B, orthonormal rows.
+    """
+    flat = flatten_dict(theta_2)
+    for path in item_kernels(config):
+        block_BDO = flat[path].reshape(-1, basis_CD.shape[1], flat[path].shape[1])
+        # With the blocks as a batch no kernel is transposed, however many users share it.
+        basis_BCD = jnp.broadcast_to(basis_CD, (block_BDO.shape[0], *basis_CD.shape))
+        within_BCO = jnp.einsum("bcd,bdo->bco", basis_BCD, block_BDO)
+        flat[path] = within_BCO.reshape(-1, within_BCO.shape[-1])
+    return unflatten_dict(flat)
 
 
 def encode_windows(
     encoder: AttentionEncoder,
     theta_2: Any,
-    item_HD: jax.Array,
+    item_HC: jax.Array,
     valid_H: jax.Array,
-    tap_KO: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Preferences after each window before the latest K events of a history, the earliest window first. Without dropout.
+    end_K: Sequence[int],
+) -> jax.Array:
+    """Preferences after each of the windows of a history. Without dropout.
 
     Args:
         encoder: the module.
-        theta_2: its parameters.
-        item_HD: vectors of a left-padded history's items, zeros at padding.
+        theta_2: its parameters, in the basis of the coordinates.
+        item_HC: coordinates of a left-padded history's items, zeros at padding.
         valid_H: bool, False at padding.
-        tap_KO: added to what W6 gives for each window (`encoders.Projection`).
+        end_K: where the windows end, 1 to H: the first event after each. All have the encoder's L positions.
 
     Returns:
-        s [K, D] and what W6 read [K, F].
+        s [K, O].
     """
-    history, longest = item_HD.shape[0], encoder.config.max_length
-    first = history - tap_KO.shape[0]  # K windows end before the events from here on
-    of_history = (item_HD, valid_H, *project_pairs(theta_2["attention"], item_HD))
-    # Whatever a window reads before the history begins is padding.
-    padded = [_padded(array, longest) for array in of_history]
+    length = encoder.config.max_length
+    correlation_HHO = correlations(theta_2["attention"], item_HC)
+    ahead = (length, 0)  # whatever a window reads before the history begins is padding
+    item_PC = jnp.pad(item_HC, [ahead, (0, 0)])
+    valid_P = jnp.pad(valid_H, [ahead])
+    correlation_PPO = jnp.pad(correlation_HHO, [ahead, ahead, (0, 0)])
 
-    def cut(array, starts, length):
-        return jnp.stack([array[longest + start :][:length] for start in starts])
+    def encode(item_LC, valid_L, correlation_LLO):
+        return encoder.apply({"params": theta_2}, item_LC, valid_L, True, correlation_LLO)
 
-    def attend(item_LD, valid_L, *projected):
-        attention = PairAttention(encoder.config)
-        directed = attention.apply({"params": theta_2["attention"]}, item_LD, valid_L, projected)
-        return [_padded(array, longest - array.shape[0]) for array in directed]
-
-    def read(tap_O, *given):
-        return apply_tapped(encoder, theta_2, tap_O, *given)
-
-    attended = [
-        jax.vmap(attend)(*(cut(array, *group) for array in padded))
-        for group in groups_of(history, tap_KO.shape[0], longest)
-    ]
-    directed = tuple(jnp.concatenate(parts) for parts in zip(*attended, strict=True))
-    starts = range(first - longest, history - longest)
-    item_KPD, valid_KP = (cut(array, starts, longest) for array in padded[:2])
-    return jax.vmap(read)(tap_KO, item_KPD, valid_KP, directed)
-
-
-def _padded(array: jax.Array, ahead: int) -> jax.Array:
-    return jnp.pad(array, [(ahead, 0)] + [(0, 0)] * (array.ndim - 1))
+    rows = [slice(end, end + length) for end in end_K]
+    return jax.vmap(encode)(
+        jnp.stack([item_PC[row] for row in rows]),
+        jnp.stack([valid_P[row] for row in rows]),
+        jnp.stack([correlation_PPO[row, row] for row in rows]),
+    )

@@ -103,9 +103,8 @@ def adapting(workload: Workload, state: TrainState) -> Phase:
         support = support_samples(batch, workload.config, workload.sizes.items)
 
         def one(support, context_L, length, item_N):
-            theta_2 = learner.personalise(params, table, support, 1)
-            s_1D = network.encode(theta_2, table, context_L[None], length[None])
-            return network.score_candidates(theta_2, table, s_1D, item_N[None])[0]
+            served = learner.serve(params, table, support, context_L[None], length[None], 1)
+            return network.score_candidates(served.theta_2, table, served.s_GD, item_N[None])[0]
 
         return jax.vmap(one)(support, batch.context_BL, batch.length_B, item_UN)
 
