@@ -11,6 +11,8 @@ import jraph
 import numpy as np
 
 from metacsr_jax.errors import DataError
+from metacsr_jax.kernels.native import usable
+from metacsr_jax.kernels.rows import neighbour_sum
 from metacsr_jax.sorting import unique
 
 # Up to this many cells, and from this density on, a dense product beats gathering and scattering on CPU and GPU alike.
@@ -173,12 +175,23 @@ def _segments(sender_SD, sender_E, receiver_E, num_receivers, aggregator):
     return jax.lax.scan(add, start_ND, (sender_PE, receiver_PE))[0]
 
 
+def _by_kernel(inputs, sender_SD, num_users, to_items):
+    half = inputs.graph.senders.shape[0] // 2
+    of_items = (inputs.start_N1[num_users:] - half, inputs.graph.senders[half:])
+    of_users = (inputs.start_N1[: num_users + 1], inputs.graph.senders[:half] - num_users)
+    sides = (of_items, of_users) if to_items else (of_users, of_items)
+    return neighbour_sum(sender_SD, *sides)
+
+
 def _aggregate(inputs, sender_SD, sender_offset, num_receivers, aggregator, *, to_items):
     graph = inputs.graph
     num_users = graph.nodes["degree"].shape[0] - (num_receivers if to_items else sender_SD.shape[0])
     first = num_users if to_items else 0
     degree_N1 = graph.nodes["degree"][first : first + num_receivers, None]
-    if inputs.adjacency_IR is not None and aggregator != "max":
+    by_kernel = inputs.start_N1 is not None and usable(sender_SD, graph.senders)
+    if aggregator != "max" and by_kernel:
+        total_ND = _by_kernel(inputs, sender_SD, num_users, to_items)
+    elif inputs.adjacency_IR is not None and aggregator != "max":
         adjacency = inputs.adjacency_IR if to_items else inputs.adjacency_IR.T
         total_ND = adjacency @ sender_SD
     else:

@@ -100,7 +100,9 @@ def sample_loss(
         history, count = samples.history.item_H.shape[0], samples.target_K.shape[0]
         s_KD = network.encode_windows(theta_2, samples.history, range(history - count, history))
     else:
-        s_KD = network.encode(theta_2, table, samples.context_KL, samples.length_K, key)
+        s_KD = network.encode(
+            theta_2, table, samples.context_KL, samples.length_K, key, samples.runs
+        )
     return preference_loss(network, config, theta_2, table, s_KD, samples, reduction)
 
 
@@ -252,8 +254,9 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
 
     def plain(params, inputs, support, query, key) -> OuterResult:
         """No inner loop: support and query are samples alike."""
+        both = (part._replace(runs=None) for part in (support, query))
         merged = jax.tree.map(
-            lambda s, q: jnp.concatenate([s, q], axis=1).reshape((-1, *s.shape[2:])), support, query
+            lambda s, q: jnp.concatenate([s, q], axis=1).reshape((-1, *s.shape[2:])), *both
         )
         return plain_gradient(network, loss_config, params, inputs, merged, key)
 

@@ -13,6 +13,8 @@ from metacsr_jax.config import TaskConfig
 from metacsr_jax.errors import ProtocolError
 from metacsr_jax.negatives import KnownItems, draw_negatives, known_items
 
+RUNS = 3  # more would save little padding and make products small
+
 
 class History(NamedTuple):
     """The latest events of a user who is served.
@@ -29,6 +31,23 @@ class History(NamedTuple):
     coordinate_HC: jax.Array | None = None
 
 
+class Run(NamedTuple):
+    """Samples in a row whose contexts are known to be short.
+
+    Attributes:
+        count: how many.
+        longest: events that none of their contexts has more of.
+    """
+
+    count: int
+    longest: int
+
+
+@jax.tree_util.register_static
+class Runs(tuple[Run, ...]):
+    """Consecutive runs of a task's samples, which a program may rely on: not arrays, but part of the samples' type."""
+
+
 class Samples(NamedTuple):
     """(context, next item) pairs; leading axes are [K] for one task, [T, K] for a meta-batch.
 
@@ -38,6 +57,7 @@ class Samples(NamedTuple):
         target_K: int32, the event that followed.
         mask_K: bool, False where the history did not yield a sample.
         negative_KN: int32 items outside the user's history, or None where the loss ranks the whole catalogue.
+        runs: where the lengths were drawn so that they are known to be bounded, by how much; of all K samples, or None.
         history: where all samples are of one user who is served with a fixed item table: the events that the contexts are windows of.
     """
 
@@ -47,6 +67,7 @@ class Samples(NamedTuple):
     mask_K: jax.Array
     negative_KN: jax.Array | None
     history: History | None = None
+    runs: Runs | None = None
 
 
 class Histories(NamedTuple):
@@ -118,7 +139,8 @@ def draw_tasks(
         max_length: L, the longest context.
 
     Returns:
-        Support [T, way * support, ...] and query [T, way * query, ...] samples, and the user of each, int32.
+        Support [T, way * support, ...] and query [T, way * query, ...] samples, and the user of each, int32. With `sampling=random`
+        the contexts of a task are the longer the later a sample comes, up to the width of a stratum.
     """
     user_key, position_key, length_key = jax.random.split(key, 3)
     users = config.tasks * config.way
@@ -126,18 +148,27 @@ def draw_tasks(
     count_W = histories.count_R[user_W]
     draw = _random_targets if config.sampling == "random" else _newcomer_targets
     place_WK, first_WK, mask_WK = draw(position_key, count_W, config, max_length)
-    if config.sampling == "random":
-        first_WK = _random_first(length_key, place_WK, config.min_length, max_length)
+    in_strata = config.sampling == "random"
+    if in_strata:
+        length_WK = _lengths_in_strata(length_key, config, max_length)
+        first_WK = jnp.maximum(place_WK - length_WK, 0)
     context, length, target = _gather(histories, user_W, place_WK, first_WK, max_length)
     samples = Samples(context, length, target, mask_WK, None)
 
     def part(start, stop):
+        count = config.way * (stop - start)
+
         def cut(array):
             piece = array[:, start:stop]
-            return piece.reshape((config.tasks, config.way * (stop - start), *array.shape[2:]))
+            if (
+                in_strata
+            ):  # all users' first samples, which are the shortest, then their second ones
+                piece = piece.reshape((config.tasks, config.way, *piece.shape[1:])).swapaxes(1, 2)
+            return piece.reshape((config.tasks, count, *array.shape[2:]))
 
         owner = jnp.broadcast_to(user_W[:, None], place_WK.shape)
-        return jax.tree.map(cut, samples), cut(owner)
+        runs = _runs(count, config.min_length, max_length) if in_strata else None
+        return jax.tree.map(cut, samples)._replace(runs=runs), cut(owner)
 
     support, support_user = part(0, config.support)
     query, query_user = part(config.support, config.support + config.query)
@@ -204,6 +235,43 @@ def _random_first(key, place, min_length, max_length):
     """Start of a context of uniform length min_length..max_length before each target, cut at the history's start."""
     length = jax.random.randint(key, place.shape, min(min_length, max_length), max_length + 1)
     return jnp.maximum(place - length, 0)
+
+
+def _lengths_in_strata(key, config, max_length):
+    """Lengths of contexts: each uniform over min_length..max_length, those of a task spread evenly over it.
+
+    Of the n samples of a task's support, and so of its query, sample k's is the length at (k + U) / n of the range, U uniform. A user's
+    samples are `way` apart, so that those of each user are spread, too.
+    """
+    least = min(config.min_length, max_length)
+    parts = []
+    for shots in (config.support, config.query):
+        count = config.way * shots
+        stratum_WK = np.arange(count).reshape(shots, config.way).T
+        longest_WK = _longest(stratum_WK, count, least, max_length)
+        parts.append((stratum_WK, np.full_like(stratum_WK, count), longest_WK))
+    stratum_WK, count_WK, longest_WK = (
+        np.tile(np.concatenate(arrays, axis=1), (config.tasks, 1))
+        for arrays in zip(*parts, strict=True)
+    )
+    share_WK = (stratum_WK + jax.random.uniform(key, stratum_WK.shape)) / count_WK
+    length_WK = least + (share_WK * (max_length + 1 - least)).astype(jnp.int32)
+    return jnp.minimum(length_WK, longest_WK)  # where rounding has gone up to the next stratum
+
+
+def _longest(stratum, count, least, most):
+    """The longest context of a stratum."""
+    return least + -(-(stratum + 1) * (most + 1 - least) // count) - 1
+
+
+def _runs(count: int, min_length: int, max_length: int) -> Runs:
+    """A task's samples in up to `RUNS` runs of about equal size, from the shortest to the longest."""
+    ends = sorted({count * run // RUNS for run in range(1, RUNS + 1)} - {0})
+    least = min(min_length, max_length)
+    return Runs(
+        Run(end - start, _longest(end - 1, count, least, max_length))
+        for start, end in zip([0, *ends], ends, strict=False)
+    )
 
 
 def _newcomer_targets(key, count_W, config, max_length):

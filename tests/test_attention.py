@@ -32,7 +32,7 @@ def attention(length=LENGTH, seed=0, **options):
     item_LD = np.float32(np.random.default_rng(seed).standard_normal((length, 3)))
     params = module.init(jax.random.key(seed), item_LD, np.ones(length, bool))["params"]
     return (
-        lambda params, item_LD, valid_L: module.apply({"params": params}, item_LD, valid_L),
+        lambda *given: jnp.split(module.apply({"params": given[0]}, *given[1:]), 2, axis=-1),
         params,
         item_LD,
     )

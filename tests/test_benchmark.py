@@ -83,10 +83,12 @@ def test_the_peer_has_the_same_loss_and_outer_gradient(kind, steps):
         "2.b3": of_encoder["readout"]["W6"]["bias"],
     }
     assert set(pairs) == set(theirs)
+    # W5's gradient is what is left of terms that cancel, here 1e-5 of W6's: float32 has no more digits of it than the largest one's.
+    smallest = 1e-8 * max(np.abs(gradient).max() for gradient in pairs.values())
     for name, gradient in pairs.items():
         assert np.abs(gradient).max() > 0, name
-        scale = np.abs(gradient).max()
-        np.testing.assert_allclose(theirs[name], gradient, atol=1e-4 * scale, err_msg=name)
+        atol = 1e-4 * np.abs(gradient).max() + smallest
+        np.testing.assert_allclose(theirs[name], gradient, atol=atol, err_msg=name)
     del torch
 
 
@@ -158,6 +160,7 @@ def result(tasks=16, edges=1000, milliseconds=100.0):
     low, high = 0.9 * milliseconds, 1.2 * milliseconds
     return {
         "device": "some",
+        "kernels": "plain forms",
         "devices": 1,
         "jax": "0",
         "changed": "",

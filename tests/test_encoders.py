@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metacsr_jax.tasks import Run, Runs
+
 ENCODERS = {
     "element": {},
     "feature": {"attention": "feature", "readout_items": True, "hidden": 24, "compress": 3},
@@ -45,6 +47,28 @@ def test_what_lies_under_the_padding_does_not_matter(encoder, options, readout):
     np.testing.assert_array_equal(
         encode(theta_2, table, garbage_BL, LENGTH_B), encode(theta_2, table, CONTEXT_BL, LENGTH_B)
     )
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("options", [{}, {"readout_items": True, "compress": 3, "hidden": 5}])
+def test_runs_of_short_contexts_are_encoded_as_all_are(encoder, options, readout):
+    """Value and derivatives, where the longest contexts of a run are known."""
+    model, table, encode = encoder(**options, readout=readout)
+    short_first = np.argsort(LENGTH_B, kind="stable")
+    context_BL, length_B = CONTEXT_BL[short_first], LENGTH_B[short_first]
+    runs = Runs((Run(2, 1), Run(2, 3), Run(1, 4)))
+
+    def total(theta_2, vector_ID, runs):
+        own = table._replace(vector_ID=vector_ID)
+        s_BD = encode(theta_2, own, context_BL, length_B, None, runs)
+        return jnp.sum(jnp.tanh(s_BD) ** 2), s_BD
+
+    given = (model.params["encoder"], table.vector_ID)
+    results = [jax.value_and_grad(total, (0, 1), has_aux=True)(*given, r) for r in (runs, None)]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], results[1]
+    )
+    assert np.abs(results[0][0][1]).max() > 0.01
 
 
 @every_encoder

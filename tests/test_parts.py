@@ -63,15 +63,18 @@ def test_the_outer_gradient_does_not_depend_on_the_parts(tiny, random_samples, m
         )
 
 
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
 def test_gathered_and_dense_scores_have_the_same_outer_gradient(
-    tiny, random_samples, monkeypatch, loss
+    tiny, random_samples, monkeypatch, loss, kernels
 ):
-    """Value, first and second derivatives of both ways to score candidates."""
+    """Value, first and second derivatives of the ways to score candidates: gathered, by a product, by a kernel."""
     support, query = random_samples(1, (TASKS, 5)), random_samples(2, (TASKS, 6))
     results = []
     for dense in (0, 1000):
         monkeypatch.setattr(metacsr, "DENSE_SCORES", dense)
+        with_kernel = kernels and not dense
+        monkeypatch.setattr(metacsr, "usable", lambda *_, with_kernel=with_kernel: with_kernel)
         built = tiny(loss={"name": loss})
         outer_gradient = jax.jit(built.learner.outer_gradient)
         text = outer_gradient.lower(

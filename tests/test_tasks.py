@@ -67,13 +67,16 @@ def by_users(histories, sampling):
     )
 
     def by_user(array, size):
-        return np.asarray(array).reshape(USERS, size, *array.shape[2:])
+        if sampling == "random":  # all users' first samples come first
+            array = np.asarray(array).reshape(200, size, 5, *array.shape[2:]).swapaxes(1, 2)
+        return np.asarray(array).reshape(USERS, size, *array.shape[3 - (sampling != "random") :])
 
     parts = []
     for part, user, size in ((support, support_user, 3), (query, query_user, 5)):
         user_WK = by_user(user, size)
         assert (user_WK == user_WK[:, :1]).all()
-        parts.append((jax.tree.map(lambda a, size=size: by_user(a, size), part), user_WK[:, 0]))
+        samples = jax.tree.map(lambda a, size=size: by_user(a, size), part._replace(runs=None))
+        parts.append((samples, user_WK[:, 0]))
     assert (parts[0][1] == parts[1][1]).all()
     return config, parts[0][0], parts[1][0], parts[0][1]
 
@@ -113,6 +116,38 @@ def test_random_tasks_use_every_target_and_every_length(drawn_random):
     assert set((support.target_K[user_W == 9] % 100).ravel().tolist()) == set(range(1, 40))
     assert set(query.length_K[query.target_K % 100 >= LENGTH].tolist()) == {2, 3, 4}
     assert support.mask_K.all() and query.mask_K.all()
+
+
+def test_lengths_are_uniform_and_spread_over_each_task():
+    """Two tasks' worth of users with long histories: every length as often as every other in each, in growing order, user by user,
+    and what the runs promise holds."""
+    histories = make_histories(np.array([0, 60, 120]), np.arange(120))
+    config = TaskConfig(tasks=400, way=3, support=3, query=6, min_length=2)
+    draw = jax.jit(draw_tasks, static_argnums=(2, 3))
+    for part in draw(jax.random.key(0), histories, config, 10)[:2]:
+        seen = np.asarray(part.target_K) % 60 >= 10  # nothing is cut off at the history's start
+        length_TK = np.asarray(part.length_K)
+        count = length_TK.shape[1]
+        for k in range(count):  # sample k's length is floor(2 + 9 (k + U) / count)
+            low, high = 2 + 9 * k / count, 2 + 9 * (k + 1) / count
+            assert set(length_TK[:, k][seen[:, k]]) == set(range(int(low), -int(-high // 1)))
+        share = np.bincount(length_TK[seen], minlength=11)[2:] / seen.sum()
+        np.testing.assert_allclose(share, 1 / 9, atol=0.02)
+        starts = np.cumsum([0, *(run.count for run in part.runs)])
+        assert starts[-1] == count and len(part.runs) == 3
+        for run, start in zip(part.runs, starts, strict=False):
+            assert length_TK[:, start : start + run.count].max() == run.longest
+
+
+@pytest.mark.parametrize(
+    ("way", "shots", "least", "most"), [(1, 1, 1, 1), (1, 2, 2, 10), (3, 1, 9, 4), (15, 5, 2, 10)]
+)
+def test_runs_cover_the_samples_and_end_with_the_longest(way, shots, least, most):
+    config = TaskConfig(tasks=1, way=way, support=shots, query=1, min_length=least)
+    histories = make_histories(np.array([0, 60]), np.arange(60))
+    runs = draw_tasks(jax.random.key(0), histories, config, most)[0].runs
+    assert sum(run.count for run in runs) == way * shots
+    assert min(least, most) <= runs[0].longest <= runs[-1].longest == most
 
 
 def test_short_histories_share_their_targets_out(drawn):

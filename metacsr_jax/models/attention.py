@@ -1,7 +1,7 @@
 """Masked additive self-attention of the Sequential Recommender (paper: eqs. 2 to 7).
 
-Dimension key: L positions (m: attended, n: attending), D = dim, A = width of W4 and W5.
-All functions are written for one sequence; `vmap` gives the batch.
+Dimension key: B sequences, L positions (m: attended, n: attending), D = dim, A = width of W4 and W5.
+Most is written for one sequence; `vmap` gives the batch.
 """
 
 import math
@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
+from metacsr_jax.kernels.mixing import mix, side_softmax
 from metacsr_jax.models.pairs import pair_scores
-from metacsr_jax.models.sums import short_max, short_sum, spread
+from metacsr_jax.models.products import product
 
 INITIAL_SLOPE = 0.5  # distance=learned: softplus^-1 is taken of it
 
@@ -34,18 +35,18 @@ def directed_masks(valid_L: jax.Array) -> tuple[jax.Array, jax.Array]:
     return both_LL & earlier_LL, both_LL & earlier_LL.T
 
 
-def correlations(attention: Mapping[str, Any], item_LD: jax.Array) -> jax.Array:
-    """W3^T sigmoid(W4 i_m + W5 i_n) of eq. 2 for all pairs, which `PairAttention` takes instead of computing its own.
+def correlations(attention: Mapping[str, Any], item_BLD: jax.Array) -> jax.Array:
+    """W3^T sigmoid(W4 i_m + W5 i_n) of eq. 2 for all pairs of each sequence, which `PairAttention` takes instead of computing its own.
 
     Args:
         attention: the module's parameters.
-        item_LD: item vectors.
+        item_BLD: item vectors of sequences that share them.
 
     Returns:
-        [m, n, O], O = 1 for `attention=element` and D for `feature`.
+        [B, m, n, O], O = 1 for `attention=element` and D for `feature`.
     """
-    from_LA, to_LA = (item_LD @ attention[name]["kernel"] for name in ("W4", "W5"))
-    return _correlate(from_LA, to_LA, attention["W3"])
+    from_BLA, to_BLA = (product(item_BLD, attention[name]["kernel"]) for name in ("W4", "W5"))
+    return jax.vmap(_correlate, (0, 0, None))(from_BLA, to_BLA, attention["W3"])
 
 
 def _correlate(from_LA, to_LA, W3_AO):
@@ -67,9 +68,9 @@ def masked_softmax(score: jax.Array, allowed: jax.Array, axis: int) -> jax.Array
     """
     allowed = jnp.broadcast_to(allowed, score.shape)
     low = jnp.where(allowed, score, -1e30)
-    top = jax.lax.stop_gradient(short_max(low, axis))
+    top = jax.lax.stop_gradient(jnp.max(low, axis=axis, keepdims=True))
     weight = jnp.where(allowed, jnp.exp(jnp.where(allowed, score - top, 0.0)), 0.0)
-    total = spread(short_sum(weight, axis), weight.shape)
+    total = jnp.sum(weight, axis=axis, keepdims=True)
     return weight / jnp.where(total > 0, total, 1.0)
 
 
@@ -88,8 +89,8 @@ class PairAttention(nn.Module):
         item_LD: jax.Array,
         valid_L: jax.Array,
         correlation_LLO: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """E_fw and E_bw, [L, D] each; zeros at padding and where a position has nothing to attend to.
+    ) -> jax.Array:
+        """E_fw and E_bw side by side, [L, 2 D]; zeros at padding and where a position has nothing to attend to.
 
         Args:
             item_LD: item vectors.
@@ -98,27 +99,35 @@ class PairAttention(nn.Module):
         """
         config, length = self.config, item_LD.shape[0]
         width = config.attention_dim or config.dim
-        dense, init = nn.Dense, nn.initializers.lecun_normal()
+        init = nn.initializers.lecun_normal()
         if correlation_LLO is None:
             from_LA, to_LA = (
-                dense(width, use_bias=False, name=name)(item_LD) for name in ("W4", "W5")
+                nn.Dense(width, use_bias=False, name=name)(item_LD) for name in ("W4", "W5")
             )
             out_width = 1 if config.attention == "element" else config.dim
             W3_AO = self.param("W3", init, (width, out_width))
             correlation_LLO = _correlate(from_LA, to_LA, W3_AO)
         step_LL = jnp.abs(jnp.arange(length)[:, None] - jnp.arange(length)[None, :])
         step_LL = step_LL.astype(correlation_LLO.dtype)
-        outputs = []
-        for direction, allowed_LL in zip(("fw", "bw"), directed_masks(valid_L), strict=True):
-            distance_LL = self._distance(step_LL, direction)
-            score_LLO = correlation_LLO - distance_LL[..., None]
-            axis = 0 if config.normalise_over == "m" else 1
-            weight_LLO = masked_softmax(score_LLO, allowed_LL[..., None], axis)
-            if config.attention == "element":
-                outputs.append(jnp.einsum("mn,md->nd", weight_LLO[..., 0], item_LD))
-            else:
-                outputs.append(jnp.einsum("mnd,md->nd", weight_LLO, item_LD))
-        return outputs[0], outputs[1]
+        position_L = jnp.arange(length)
+        earlier_LL = position_L[:, None] < position_L[None, :]
+        by_side = [self._distance(step_LL, direction) for direction in ("fw", "bw")]
+        score_LLO = correlation_LLO - jnp.where(earlier_LL, *by_side)[..., None]
+        if config.attention == "element":
+            allowed_LL = valid_L[:, None] & valid_L[None, :]
+            mixed_L2D = mix(self._weights(score_LLO[..., 0], allowed_LL), item_LD)
+            return mixed_L2D.reshape(length, -1)
+        axis = 0 if config.normalise_over == "m" else 1
+        mixed = []
+        for allowed_LL in directed_masks(valid_L):
+            weight_LLD = masked_softmax(score_LLO, allowed_LL[..., None], axis)
+            mixed.append(jnp.einsum("mnd,md->nd", weight_LLD, item_LD))
+        return jnp.concatenate(mixed, axis=-1)
+
+    def _weights(self, score_LL, allowed_LL):
+        if self.config.normalise_over == "m":
+            return side_softmax(score_LL, allowed_LL)
+        return side_softmax(score_LL.T, allowed_LL.T).T
 
     def _distance(self, step_LL: jax.Array, direction: str) -> jax.Array:
         if self.config.distance == "exp":

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.models.attention import PairAttention, masked_softmax
+from metacsr_jax.models.products import product, stair_product
+from metacsr_jax.tasks import Runs
 
 
 class Projection(nn.Module):
@@ -25,14 +27,16 @@ class Projection(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x_F: jax.Array) -> jax.Array:
-        """Returns [O]."""
+    def __call__(self, x_F: jax.Array, runs: Runs | None = None, length: int = 1) -> jax.Array:
+        """Returns [O], or [B, O] of [B, F]; taps are of one sample. With runs x are `length` positions (`stair_product`)."""
         shape = (x_F.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        out = x_F @ kernel + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        bias_O = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        out = product(x_F, kernel) if runs is None else stair_product(x_F, kernel, runs, length)
+        out = out + jnp.broadcast_to(bias_O, out.shape)
         if self.has_variable("params", "left"):
             left, right = (self.get_variable("params", name) for name in ("left", "right"))
-            out = out + (left @ x_F) @ right
+            out = out + (x_F @ left.T) @ right
         if self.has_variable("taps", "out"):
             out = out + self.get_variable("taps", "out")
         self.sow("inputs", "x", x_F)
@@ -45,25 +49,34 @@ class Readout(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, state_LF: jax.Array, valid_L: jax.Array, deterministic: bool) -> jax.Array:
-        """Returns s_u [D] from per-position states, of which padding is ignored."""
+    def __call__(
+        self,
+        state_LF: jax.Array,
+        valid_L: jax.Array,
+        deterministic: bool,
+        runs: Runs | None = None,
+    ) -> jax.Array:
+        """Returns s_u [D] from per-position states, of which padding is ignored; with samples ahead of the axes, of which `runs` may say
+        more, as without."""
         config = self.config
+        known = (runs, valid_L.shape[-1]) if config.readout == "flatten" else ()
         if config.compress:
             state_LF = nn.Dense(config.compress, use_bias=False, name="W0")(state_LF)
-        state_LF = jnp.where(valid_L[:, None], state_LF, 0.0)
+        state_LF = jnp.where(valid_L[..., None], state_LF, 0.0)
         if config.readout == "flatten":
-            flat = state_LF.reshape(-1)
+            flat = state_LF.reshape(*valid_L.shape[:-1], -1)
         elif config.readout == "last":
-            flat = state_LF[-1]
+            flat = state_LF[..., -1, :]
         else:
-            flat = jnp.sum(state_LF, axis=0) / jnp.maximum(jnp.sum(valid_L), 1)
+            count = jnp.maximum(jnp.sum(valid_L, axis=-1, keepdims=True), 1)
+            flat = jnp.sum(state_LF, axis=-2) / count
         flat = nn.Dropout(config.input_dropout)(flat, deterministic=deterministic)
         if config.hidden:
-            flat = nn.relu(Projection(config.hidden, name="W6")(flat))
+            flat = nn.relu(Projection(config.hidden, name="W6")(flat, *known))
             flat = nn.Dropout(config.dropout)(flat, deterministic=deterministic)
             out_D = nn.Dense(config.dim, name="W7")(flat)
         else:
-            out_D = Projection(config.dim, name="W6")(flat)
+            out_D = Projection(config.dim, name="W6")(flat, *known)
         return nn.relu(out_D) if config.output_relu else out_D
 
 
@@ -78,15 +91,16 @@ class AttentionEncoder(nn.Module):
         item_LD: jax.Array,
         valid_L: jax.Array,
         deterministic: bool,
-        correlation_LLO: jax.Array | None = None,
+        attended_LE: jax.Array | None = None,
+        runs: Runs | None = None,
     ) -> jax.Array:
-        """Returns s_u [D] of one history; `valid_L` is False at padding, the items' `correlations` are taken where they are known."""
+        """Returns s_u [D] of one history; `valid_L` is False at padding. Of several, ahead of the axes, where `attended_LE` is given,
+        what `PairAttention` returns, and maybe the `runs` they come in."""
         attention = PairAttention(self.config, name="attention")
-        states = list(attention(item_LD, valid_L, correlation_LLO))
+        state_LF = attention(item_LD, valid_L) if attended_LE is None else attended_LE
         if self.config.readout_items:
-            states.append(item_LD)
-        state_LF = jnp.concatenate(states, axis=-1)
-        return Readout(self.config, name="readout")(state_LF, valid_L, deterministic)
+            state_LF = jnp.concatenate([state_LF, item_LD], axis=-1)
+        return Readout(self.config, name="readout")(state_LF, valid_L, deterministic, runs)
 
 
 class MeanEncoder(nn.Module):
@@ -164,6 +178,32 @@ class TransformerEncoder(nn.Module):
             state_LD = block(state_LD, valid_L, deterministic)
         state_LD = nn.LayerNorm(name="norm")(state_LD)
         return Readout(config, name="readout")(state_LD, valid_L, deterministic)
+
+
+def attend(
+    config: ModelConfig,
+    theta_2: Any,
+    item_BLD: jax.Array,
+    valid_BL: jax.Array,
+    correlation_BLLO: jax.Array,
+) -> jax.Array:
+    """What `PairAttention` gives for several sequences whose `correlations` are known, [B, L, E]: padding ahead for fewer positions
+    than the encoder has.
+
+    Args:
+        config: of the encoder.
+        theta_2: its parameters.
+        item_BLD: item vectors.
+        valid_BL: bool, False at padding.
+        correlation_BLLO: of the items.
+    """
+
+    def one(*given):
+        return PairAttention(config).apply({"params": theta_2["attention"]}, *given)
+
+    attended_BLE = jax.vmap(one)(item_BLD, valid_BL, correlation_BLLO)
+    ahead = config.max_length - item_BLD.shape[1]
+    return jnp.pad(attended_BLE, [(0, 0), (ahead, 0), (0, 0)])
 
 
 def apply_tapped(

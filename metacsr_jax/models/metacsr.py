@@ -5,6 +5,7 @@ Parameters are one dict of two sub-trees: "representer" (theta_1: shared, never 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,15 +14,18 @@ import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs
+from metacsr_jax.kernels.native import usable
+from metacsr_jax.kernels.rows import row_dot
+from metacsr_jax.models.attention import correlations
 from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable, represent_drawn
-from metacsr_jax.models.encoders import ENCODERS, apply_tapped
+from metacsr_jax.models.encoders import ENCODERS, apply_tapped, attend
 from metacsr_jax.models.windows import encode_windows, in_basis, item_kernels, span_of
 from metacsr_jax.neighbourhood import Neighbourhood
-from metacsr_jax.tasks import History
+from metacsr_jax.tasks import History, Run, Runs
 
 Params = Any  # a tree of arrays
-# Up to so many times as many items as candidates, one product with the catalogue is faster than gathering the candidates' vectors
-# and, in the derivative, scattering theirs (docs/performance.md).
+# Without a kernel for it and up to so many times as many items as candidates, one product with the catalogue is faster than gathering
+# the candidates' vectors and, in the derivative, scattering theirs (docs/performance.md).
 DENSE_SCORES = 40
 
 
@@ -46,8 +50,9 @@ class Network(NamedTuple):
         init: (key, inputs) -> {"representer": theta_1, "encoder": theta_2}; the key is consumed.
         represent: (theta_1, inputs) -> ItemTable. Once per outer step: theta_1 is not adapted. Of a `Neighbourhood` instead of the
             whole graph, with the rows of theta_1 that it names.
-        encode: (theta_2, table, context_BL, length_B, key or None) -> s_BD. The contexts are left-padded item codes; with a key
-            (which is consumed) dropout is on.
+        encode: (theta_2, table, context_BL, length_B, key or None, runs or None) -> s_BD. The contexts are left-padded item codes; with
+            a key (which is consumed) dropout is on; with runs (`tasks.Runs`) no more positions are computed than they say, where that
+            pays.
         encode_tapped: (theta_2, table, context_BL, length_B, tap_BO) -> s_BD and what W6 read [B, F]; the taps are added to what W6
             gives. Without dropout.
         item_kernels: paths of theta_2's kernels that read items, where the encoder reads but combinations of items; else none.
@@ -103,7 +108,12 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         valid_L = real(code_L, events)
         return jnp.where(valid_L[:, None], table.vector_ID[code_L], 0.0), valid_L
 
-    def encode(theta_2, table, context_BL, length_B, key=None):
+    def encode(theta_2, table, context_BL, length_B, key=None, runs=None):
+        if config.dropout == config.input_dropout == 0:
+            key = None
+        if key is None and config.encoder == "attention":
+            return encode_together(theta_2, table, context_BL, length_B, runs)
+
         def one(context_L, length, sample_key):
             item_LD, valid_L = looked_up(table, context_L, length)
             rngs = {} if key is None else {"dropout": sample_key}
@@ -112,6 +122,22 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         if key is None:
             return jax.vmap(one, in_axes=(0, 0, None))(context_BL, length_B, None)
         return jax.vmap(one)(context_BL, length_B, jax.random.split(key, context_BL.shape[0]))
+
+    def encode_together(theta_2, table, context_BL, length_B, runs):
+        """Layers that samples share as one product each, over no more positions than the contexts of a run have."""
+        if runs is None or jax.default_backend() != "cpu":
+            runs = Runs([Run(context_BL.shape[0], config.max_length)])
+        attended, start = [], 0
+        for count, longest in runs:
+            rows = slice(start, start + count)
+            start += count
+            read = jax.vmap(partial(looked_up, table))
+            item_KLD, valid_KL = read(context_BL[rows, -longest:], length_B[rows])
+            correlation_KLLO = correlations(theta_2["attention"], item_KLD)
+            attended.append(attend(config, theta_2, item_KLD, valid_KL, correlation_KLLO))
+        item_BLD, valid_BL = jax.vmap(partial(looked_up, table))(context_BL, length_B)
+        given = (item_BLD, valid_BL, True, jnp.concatenate(attended), runs)
+        return encoder.apply({"params": theta_2}, *given)
 
     def encode_tapped(theta_2, table, context_BL, length_B, tap_BO):
         def one(context_L, length, tap_O):
@@ -139,10 +165,13 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
 
     def score_candidates(theta_2, table, s_BD, item_BN, fixed=False):
         if config.predictor == "dot":
-            if not fixed and table.vector_ID.shape[0] <= DENSE_SCORES * item_BN.shape[1]:
+            if usable(table.vector_ID, s_BD, item_BN):
+                score_BN = row_dot(table.vector_ID, s_BD, item_BN)
+            elif not fixed and table.vector_ID.shape[0] <= DENSE_SCORES * item_BN.shape[1]:
                 score_BI = score_catalogue(theta_2, table, s_BD)
                 return jnp.take_along_axis(score_BI, item_BN, axis=1)
-            score_BN = jnp.einsum("bd,bnd->bn", s_BD, table.vector_ID[item_BN])
+            else:
+                score_BN = jnp.einsum("bd,bnd->bn", s_BD, table.vector_ID[item_BN])
         else:
             vector_BND = table.vector_ID[item_BN]
             score_BN = jax.vmap(lambda s_D, v_ND: mlp(theta_2, s_D, v_ND))(s_BD, vector_BND)

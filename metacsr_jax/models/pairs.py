@@ -10,6 +10,8 @@ Dimension key: L positions (m: attended, n: attending), A = width. Written for o
 import jax
 import jax.numpy as jnp
 
+from metacsr_jax.kernels.native import kernel
+
 UNROLLED = 32  # up to so many positions a sum over them is written out term by term, which fuses into one loop
 
 
@@ -34,7 +36,9 @@ def pair_scores(from_LA: jax.Array, to_LA: jax.Array, weight_A: jax.Array) -> ja
     Returns:
         Scores [m, n].
     """
-    return _score(*_exponentials(from_LA, to_LA), weight_A)
+    length = from_LA.shape[0]
+    result = jax.ShapeDtypeStruct((length, length), from_LA.dtype)
+    return kernel("PairScore", _score, result, *_exponentials(from_LA, to_LA), weight_A)
 
 
 def _forward(from_LA, to_LA, weight_A):
@@ -52,16 +56,21 @@ pair_scores.defvjp(_forward, _backward)
 @jax.custom_vjp
 def _pull(from_LA, to_LA, weight_A, g_LL):
     """Derivatives of sum(g * pair_scores) for the three arguments."""
-    a_LA, b_LA = _exponentials(from_LA, to_LA)
-    (g_LL,) = _kept(g_LL)
 
-    def term(s, g):
-        return g * (s - s * s)
+    def plain(a_LA, b_LA, weight_A, g_LL):
+        (g_LL,) = _kept(g_LL)
 
-    d_from_LA = _over_n(a_LA, b_LA, g_LL, term) * weight_A[None]
-    d_to_LA = _over_m(a_LA, b_LA, g_LL, term) * weight_A[None]
-    d_weight_A = _total(_over_n(a_LA, b_LA, g_LL, lambda s, g: g * s))
-    return _kept(d_from_LA, d_to_LA, d_weight_A)
+        def term(s, g):
+            return g * (s - s * s)
+
+        d_from_LA = _over_n(a_LA, b_LA, g_LL, term) * weight_A[None]
+        d_to_LA = _over_m(a_LA, b_LA, g_LL, term) * weight_A[None]
+        d_weight_A = _total(_over_n(a_LA, b_LA, g_LL, lambda s, g: g * s))
+        return _kept(d_from_LA, d_to_LA, d_weight_A)
+
+    result = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (from_LA, to_LA, weight_A))
+    given = (*_exponentials(from_LA, to_LA), weight_A, g_LL)
+    return tuple(kernel("PairPull", plain, result, *given))
 
 
 def _pull_forward(from_LA, to_LA, weight_A, g_LL):
@@ -74,23 +83,29 @@ def _pull_backward(given, cotangents):
     With s = sigmoid, s' = s (1 - s), s'' = s' (1 - 2 s) and p = (u_m + v_n) w the sum is sum_mn g_mn sum_a (p s' + r s).
     """
     from_LA, to_LA, weight_A, g_LL = given
-    u_LA, v_LA, r_A = cotangents
-    a_LA, b_LA = _exponentials(from_LA, to_LA)
-    uw_LA, vw_LA, u_LA, v_LA, g_LL, r_A = _kept(
-        u_LA * weight_A[None], v_LA * weight_A[None], u_LA, v_LA, g_LL, r_A
-    )
 
-    def slope(s, g, p):  # of p s' + r s
-        first = s - s * s
-        return g * first * (p * (1 - 2 * s) + r_A[None])
+    def plain(a_LA, b_LA, weight_A, g_LL, u_LA, v_LA, r_A):
+        uw_LA, vw_LA, u_LA, v_LA, g_LL, r_A = _kept(
+            u_LA * weight_A[None], v_LA * weight_A[None], u_LA, v_LA, g_LL, r_A
+        )
 
-    d_from_LA = _over_n(a_LA, b_LA, g_LL, slope, uw_LA, vw_LA)
-    d_to_LA = _over_m(a_LA, b_LA, g_LL, slope, uw_LA, vw_LA)
-    d_weight_A = _total(_over_n(a_LA, b_LA, g_LL, lambda s, g, p: g * (s - s * s) * p, u_LA, v_LA))
-    d_g_LL = _over_a(
-        a_LA, b_LA, lambda s, p: (s - s * s) * p + _along_last(r_A, s) * s, uw_LA, vw_LA
-    )
-    return _kept(d_from_LA, d_to_LA, d_weight_A, d_g_LL)
+        def slope(s, g, p):  # of p s' + r s
+            first = s - s * s
+            return g * first * (p * (1 - 2 * s) + r_A[None])
+
+        d_from_LA = _over_n(a_LA, b_LA, g_LL, slope, uw_LA, vw_LA)
+        d_to_LA = _over_m(a_LA, b_LA, g_LL, slope, uw_LA, vw_LA)
+        d_weight_A = _total(
+            _over_n(a_LA, b_LA, g_LL, lambda s, g, p: g * (s - s * s) * p, u_LA, v_LA)
+        )
+        d_g_LL = _over_a(
+            a_LA, b_LA, lambda s, p: (s - s * s) * p + _along_last(r_A, s) * s, uw_LA, vw_LA
+        )
+        return _kept(d_from_LA, d_to_LA, d_weight_A, d_g_LL)
+
+    result = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in given)
+    operands = (*_exponentials(from_LA, to_LA), weight_A, g_LL, *cotangents)
+    return tuple(kernel("PairPullPull", plain, result, *operands))
 
 
 _pull.defvjp(_pull_forward, _pull_backward)

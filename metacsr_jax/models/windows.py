@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.models.attention import correlations
-from metacsr_jax.models.encoders import AttentionEncoder
+from metacsr_jax.models.encoders import AttentionEncoder, attend
 
 
 def span_of(item_HD: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -83,18 +83,14 @@ def encode_windows(
         s [K, O].
     """
     length = encoder.config.max_length
-    correlation_HHO = correlations(theta_2["attention"], item_HC)
+    correlation_HHO = correlations(theta_2["attention"], item_HC[None])[0]
     ahead = (length, 0)  # whatever a window reads before the history begins is padding
     item_PC = jnp.pad(item_HC, [ahead, (0, 0)])
     valid_P = jnp.pad(valid_H, [ahead])
     correlation_PPO = jnp.pad(correlation_HHO, [ahead, ahead, (0, 0)])
 
-    def encode(item_LC, valid_L, correlation_LLO):
-        return encoder.apply({"params": theta_2}, item_LC, valid_L, True, correlation_LLO)
-
     rows = [slice(end, end + length) for end in end_K]
-    return jax.vmap(encode)(
-        jnp.stack([item_PC[row] for row in rows]),
-        jnp.stack([valid_P[row] for row in rows]),
-        jnp.stack([correlation_PPO[row, row] for row in rows]),
-    )
+    item_KLC, valid_KL = (jnp.stack([array[row] for row in rows]) for array in (item_PC, valid_P))
+    correlation_KLLO = jnp.stack([correlation_PPO[row, row] for row in rows])
+    attended_KLE = attend(encoder.config, theta_2, item_KLC, valid_KL, correlation_KLLO)
+    return encoder.apply({"params": theta_2}, item_KLC, valid_KL, True, attended_KLE)

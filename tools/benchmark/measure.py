@@ -1,6 +1,5 @@
 """One configuration measured in a process of its own: step, phases, serving, memory, and the PyTorch peer in turns with it."""
 
-import contextlib
 import resource
 import sys
 import time
@@ -11,8 +10,17 @@ import numpy as np
 
 from metacsr_jax import settings
 from metacsr_jax.config import Config
+from metacsr_jax.kernels import native
 from metacsr_jax.parallel import make_mesh, on
-from tools.benchmark.phases import CASES, SERVED, adapting, evaluating, phases_of
+from metacsr_jax.score import batch_size as score_batch
+from tools.benchmark.phases import (
+    CASES,
+    EVALUATION_STEPS,
+    SERVED,
+    adapting,
+    evaluating,
+    phases_of,
+)
 from tools.benchmark.timing import Timing, measure_ceilings, summary, time_calls
 from tools.benchmark.workload import Sizes, Workload, draw_batch, make_workload
 
@@ -69,6 +77,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     samples = tasks.tasks * tasks.way * (tasks.support + tasks.query)
     result = {
         "device": device_name(),
+        "kernels": kernels(mesh is not None),
         "devices": 1 if mesh is None else mesh.size,
         "config": settings.to_dict(config),
         "sizes": plan.sizes._asdict(),
@@ -107,10 +116,18 @@ def analysis(workload: Workload, state, timing: Timing, key: jax.Array) -> dict[
     moved = (compiled.cost_analysis() or {}).get("bytes accessed", float("nan"))
     bound = max(step_flops / ceilings.flops, moved / ceilings.bytes)
     adapted = time_calls(adapting(workload, state).call)
-    batched, alone = evaluating(workload, state, 128), evaluating(workload, state, 1)
-    at_once = time_calls(lambda: batched(CASES), least=2, most=5)
-    some = 100  # of them one by one
-    one_by_one = time_calls(lambda: alone(some), least=2, most=5)
+    at_once = score_batch(workload.config, adapt_steps=EVALUATION_STEPS)
+    some = 100  # of the users one by one
+    ways = {
+        "batched_s": (evaluating(workload, state, at_once), CASES),
+        "one_call_per_user_s": (evaluating(workload, state, 1), some),
+        "one_call_per_user_by_samples_s": (evaluating(workload, state, 1, by_samples=True), some),
+    }
+    served = {
+        name: time_calls(lambda serve=serve, users=users: serve(users), least=3, most=7).median
+        * (CASES / users)
+        for name, (serve, users) in ways.items()
+    }
     return {
         "ceilings": {"gflops": ceilings.flops / 1e9, "gbytes_per_s": ceilings.bytes / 1e9},
         "phases": phases,
@@ -126,9 +143,10 @@ def analysis(workload: Workload, state, timing: Timing, key: jax.Array) -> dict[
         "adaptations_per_s": SERVED / adapted.median,
         "evaluation": {
             "cases": CASES,
-            "batched_s": at_once.median,
-            "one_call_per_user_s": one_by_one.median * CASES / some,
-            "ratio": one_by_one.median * CASES / some / at_once.median,
+            "at_once": at_once,
+            **served,
+            "ratio": served["one_call_per_user_s"] / served["batched_s"],
+            "ratio_by_samples": served["one_call_per_user_by_samples_s"] / served["batched_s"],
         },
     }
 
@@ -149,7 +167,7 @@ def make_peer_step(workload: Workload, state, kinds: tuple[str, ...]):
 
     def step(kind: str) -> float:
         support, query = (peers.tensors(part, device) for part in jax.device_get(draw(next(keys))))
-        with contextlib.suppress(AttributeError, AssertionError):
+        if device == "cuda":
             peers.torch.cuda.synchronize()
         started = time.perf_counter()
         made.step(support, query, kind)
@@ -178,6 +196,14 @@ def peak_memory() -> dict[str, float]:
     if stats and "peak_bytes_in_use" in stats:
         peak["device_mib"] = stats["peak_bytes_in_use"] / 2**20
     return peak
+
+
+def kernels(split: bool) -> str:
+    """What computes the sums over rows, neighbours and pairs."""
+    if jax.default_backend() != "cpu" or split:
+        return "plain forms"
+    reason = native.load()
+    return "kernels compiled for this CPU" if reason is None else f"plain forms, {reason}"
 
 
 def device_name() -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metacsr_jax.models.diffusion import ItemTable
-from metacsr_jax.score import make_score, support_samples
+from metacsr_jax.score import ScoreFunction, make_score, support_samples
 from metacsr_jax.step import TrainState
 from metacsr_jax.tasks import Samples
 from tools.benchmark.workload import Workload, draw_batch, new_users
@@ -111,13 +111,41 @@ def adapting(workload: Workload, state: TrainState) -> Phase:
     return Phase(jax.jit(serve), (state.params, table, batch, item_UN))
 
 
-def evaluating(workload: Workload, state: TrainState, at_once: int) -> Callable[[int], Any]:
+def score_by_samples(workload: Workload) -> ScoreFunction:
+    """What `make_score` returns, without what it knows of users who are served."""
+    network, learner = workload.network, workload.learner
+
+    def score(params, table, batch, adapt_steps):
+        support = support_samples(batch, workload.config, workload.sizes.items)
+
+        def one(support, context_L, length):
+            given = (support, context_L[None], length[None], adapt_steps)
+            served = learner.serve(params, table, *given)
+            return network.score_catalogue(served.theta_2, table, served.s_GD)[0]
+
+        given = (support._replace(history=None), batch.context_BL, batch.length_B)
+        return jax.vmap(one)(*given)
+
+    return jax.jit(score, static_argnums=3)
+
+
+def evaluating(
+    workload: Workload, state: TrainState, at_once: int, by_samples: bool = False
+) -> Callable[[int], Any]:
     """Five steps for each user and the rank of a target in the whole catalogue, `at_once` users a call.
+
+    Args:
+        workload: a model.
+        state: its parameters.
+        at_once: users a call.
+        by_samples: the support as training reads it, each context for itself, not in the span of the user's history.
 
     Returns:
         A function of a number of users that serves so many and returns their ranks.
     """
     score = make_score(workload.network, workload.learner, workload.config)
+    if by_samples:
+        score = score_by_samples(workload)
     table = jax.jit(workload.network.represent)(state.params["representer"], workload.data.inputs)
     whole = jax.device_put(new_users(workload, -(-CASES // at_once) * at_once, HISTORY - 1))
     part = jax.jit(

@@ -16,7 +16,8 @@ def markdown(results: Sequence[Result]) -> str:
     lines = [
         "# Meta-batch throughput",
         "",
-        f"{first['device']}, {first['devices']} device(s); JAX {first['jax']}. Medians of {first['dispatches']} dispatches of "
+        f"{first['device']}, {first['devices']} device(s); JAX {first['jax']}; {first['kernels']}. "
+        f"Medians of {first['dispatches']} dispatches of "
         f"{first['steps_per_dispatch']} outer steps, with 10 % and 90 % quantiles.",
         "",
         layout(
@@ -112,10 +113,13 @@ def _parts(result: Result) -> list[str]:
         "",
         f"The device's large matrix product reaches {ceilings['gflops']:.0f} GFLOP/s in this run, its large "
         f"copy {ceilings['gbytes_per_s']:.1f} GB/s. A step has {work['gflop']:.1f} GFLOP and reaches {work['gflops']:.1f} GFLOP/s, "
-        f"{100 * work['share_of_product']:.0f} % of the product; compiled in one part it moves {work['gbytes']:.2f} GB. "
+        f"{100 * work['share_of_product']:.0f} % of the product (kernels' work is not counted); "
+        f"compiled in one part it moves {work['gbytes']:.2f} GB. "
         f"The larger of both bounds is {work['bound_ms']:.1f} ms, the step takes {work['times_bound']:.2f} times that.",
         "",
         f"Serving: {result['adaptations_per_s']:,.0f} user adaptations/s (one step, nine events, 101 candidates). "
-        f"Evaluation of {served['cases']:,} users, five steps, whole catalogue: {served['batched_s']:.2f} s in batches, "
-        f"{served['one_call_per_user_s']:.2f} s by a jitted call for each user, {served['ratio']:.1f} times as long.",
+        f"Evaluation of {served['cases']:,} users, five steps, whole catalogue: {served['batched_s']:.2f} s, {served['at_once']} a call; "
+        f"a jitted call for each user {served['one_call_per_user_s']:.2f} s, {served['ratio']:.1f} times as long; the same with the "
+        f"support read sample by sample, as training does, {served['one_call_per_user_by_samples_s']:.2f} s, "
+        f"{served['ratio_by_samples']:.1f} times as long.",
     ]

@@ -1,0 +1,142 @@
+// Rows of a table that lists of indices name: products with a vector, weighted sums, and what such sums add to the table.
+//
+// XLA copies the rows first (512 bytes a row, each read once) and adds to them one after another on a single thread. Here they are read
+// where they are.
+
+#include "parallel.h"
+
+namespace metacsr {
+namespace {
+
+constexpr int64_t kAhead = 4;   // rows fetched before they are used
+constexpr int64_t kTile = 128;  // features summed in registers
+constexpr int64_t kSlice = 64;  // features of the table that one thread adds to
+constexpr int64_t kLists = 16;  // lists of indices in a chunk
+
+// out[b, n] = table[index[b, n]] . vector[b]
+ffi::Error RowDot(ffi::ThreadPool pool, Floats table, Floats vector, Ints index, Result out) {
+  const int64_t rows = Axis(table, 2), width = Axis(table, 1), lists = Axis(*out, 2), length = Axis(*out, 1);
+  const Batch batch(*out, 2);
+  const auto table_of = batch.Parts(table), vector_of = batch.Parts(vector), index_of = batch.Parts(index);
+  const int64_t chunks = (lists + kLists - 1) / kLists;
+  ParallelFor(pool, batch.count() * chunks, [&](int64_t chunk) {
+    const int64_t entry = chunk / chunks, first = chunk % chunks * kLists;
+    const float* from = table.typed_data() + table_of[entry] * rows * width;
+    for (int64_t b = first; b < std::min(lists, first + kLists); ++b) {
+      const float* v = vector.typed_data() + (vector_of[entry] * lists + b) * width;
+      const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
+      float* to = out->typed_data() + (entry * lists + b) * length;
+      for (int64_t n = 0; n < length; ++n) {
+        if (n + kAhead < length) Prefetch(from + Clamped(at[n + kAhead], rows) * width, width);
+        const float* row = from + Clamped(at[n], rows) * width;
+        float sum = 0;
+        for (int64_t d = 0; d < width; ++d) sum += row[d] * v[d];
+        to[n] = sum;
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// Adds weight[k] * table[index[k]], k < length, to `to`, both from feature `first` on, `width` of them, at most kTile.
+inline void SumRows(const float* table, int64_t rows, int64_t stride, const int32_t* index, const float* weight, int64_t length,
+                    int64_t first, int64_t width, float* to) {
+  float sum[kTile] = {};
+  for (int64_t k = 0; k < length; ++k) {
+    if (k + kAhead < length) Prefetch(table + Clamped(index[k + kAhead], rows) * stride + first, width);
+    const float* row = table + Clamped(index[k], rows) * stride + first;
+    const float w = weight ? weight[k] : 1.0f;
+    if (width == kTile) {
+      for (int64_t d = 0; d < kTile; ++d) sum[d] += w * row[d];
+    } else {
+      for (int64_t d = 0; d < width; ++d) sum[d] += w * row[d];
+    }
+  }
+  std::copy(sum, sum + width, to + first);
+}
+
+// out[b] = sum_n weight[b, n] table[index[b, n]]
+ffi::Error RowSum(ffi::ThreadPool pool, Floats table, Floats weight, Ints index, Result out) {
+  const int64_t rows = Axis(table, 2), width = Axis(table, 1), lists = Axis(*out, 2), length = Axis(index, 1);
+  const Batch batch(*out, 2);
+  const auto table_of = batch.Parts(table), weight_of = batch.Parts(weight), index_of = batch.Parts(index);
+  const int64_t chunks = (lists + kLists - 1) / kLists;
+  ParallelFor(pool, batch.count() * chunks, [&](int64_t chunk) {
+    const int64_t entry = chunk / chunks, first = chunk % chunks * kLists;
+    const float* from = table.typed_data() + table_of[entry] * rows * width;
+    for (int64_t b = first; b < std::min(lists, first + kLists); ++b) {
+      const float* w = weight.typed_data() + (weight_of[entry] * lists + b) * length;
+      const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
+      float* to = out->typed_data() + (entry * lists + b) * width;
+      for (int64_t d = 0; d < width; d += kTile) SumRows(from, rows, width, at, w, length, d, std::min(kTile, width - d), to);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// out[i] = sum over b, n with index[b, n] = i of weight[b, n] vector[b]. Each thread has features of its own, so that no two add to one.
+ffi::Error RowOuter(ffi::ThreadPool pool, Floats weight, Floats vector, Ints index, Result out) {
+  const int64_t rows = Axis(*out, 2), width = Axis(*out, 1), lists = Axis(vector, 2), length = Axis(index, 1);
+  const Batch batch(*out, 2);
+  const auto weight_of = batch.Parts(weight), vector_of = batch.Parts(vector), index_of = batch.Parts(index);
+  const int64_t slices = (width + kSlice - 1) / kSlice;
+  ParallelFor(pool, batch.count() * slices, [&](int64_t chunk) {
+    const int64_t entry = chunk / slices, first = chunk % slices * kSlice, wide = std::min(kSlice, width - first);
+    float* to = out->typed_data() + entry * rows * width + first;
+    for (int64_t i = 0; i < rows; ++i) std::fill(to + i * width, to + i * width + wide, 0.0f);
+    for (int64_t b = 0; b < lists; ++b) {
+      const float* w = weight.typed_data() + (weight_of[entry] * lists + b) * length;
+      const float* v = vector.typed_data() + (vector_of[entry] * lists + b) * width + first;
+      const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
+      for (int64_t n = 0; n < length; ++n) {
+        if (n + kAhead < length) Prefetch(to + Clamped(at[n + kAhead], rows) * width, wide);
+        float* row = to + Clamped(at[n], rows) * width;
+        const float weight_n = w[n];
+        if (wide == kSlice) {
+          METACSR_VECTORISE
+          for (int64_t d = 0; d < kSlice; ++d) row[d] += weight_n * v[d];
+        } else {
+          METACSR_VECTORISE
+          for (int64_t d = 0; d < wide; ++d) row[d] += weight_n * v[d];
+        }
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// out[m] = sum of table[sender[e]], e from start[m] to start[m + 1]
+ffi::Error NeighbourSum(ffi::ThreadPool pool, Floats table, Ints start, Ints sender, Result out) {
+  const int64_t rows = Axis(table, 2), width = Axis(table, 1), nodes = Axis(*out, 2), edges = Axis(sender, 1);
+  const Batch batch(*out, 2);
+  const auto table_of = batch.Parts(table), start_of = batch.Parts(start), sender_of = batch.Parts(sender);
+  const int64_t chunks = (nodes + kLists - 1) / kLists;
+  ParallelFor(pool, batch.count() * chunks, [&](int64_t chunk) {
+    const int64_t entry = chunk / chunks, first = chunk % chunks * kLists;
+    const float* from = table.typed_data() + table_of[entry] * rows * width;
+    const int32_t* begin = start.typed_data() + start_of[entry] * (nodes + 1);
+    const int32_t* at = sender.typed_data() + sender_of[entry] * edges;
+    for (int64_t m = first; m < std::min(nodes, first + kLists); ++m) {
+      const int64_t low = std::min<int64_t>(std::max(begin[m], 0), edges);
+      const int64_t high = std::max(low, std::min<int64_t>(begin[m + 1], edges));
+      float* to = out->typed_data() + (entry * nodes + m) * width;
+      for (int64_t d = 0; d < width; d += kTile) {
+        SumRows(from, rows, width, at + low, nullptr, high - low, d, std::min(kTile, width - d), to);
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#define METACSR_ROWS(name, first, second, third)                                                                             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_##name, name,                                                                        \
+                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<first>().Arg<second>().Arg<third>().Ret<Floats>())
+
+METACSR_ROWS(RowDot, Floats, Floats, Ints);
+METACSR_ROWS(RowSum, Floats, Floats, Ints);
+METACSR_ROWS(RowOuter, Floats, Floats, Ints);
+METACSR_ROWS(NeighbourSum, Floats, Ints, Ints);
+
+}  // namespace metacsr
