@@ -66,6 +66,9 @@ def test_a_user_is_served_as_by_the_whole_matrices(tiny, model, steps, histories
     built = tiny(seed=2, model=MODELS[model], meta={"inner_rate": 0.2})
     inside, whole = served(built, histories, steps)
     close(inside[:3], whole[:3])
+    loss_B = np.asarray(inside[1])
+    assert (np.abs(loss_B[[0, 1, 4]]) > 0.01).all()
+    assert not loss_B[[2, 3]].any()
     if steps:
         shift_B = np.asarray(inside[2])
         assert (shift_B[[0, 4]] > 1e-3).all()

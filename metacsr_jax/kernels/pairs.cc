@@ -21,12 +21,17 @@ struct Sigmoid {
   float bend() const { return s * (odds - 1.0f); }            // 1 - 2 s, what the second derivative has besides
 };
 
-// Calls work(entry) for every entry of a batch, some at a time.
+// A result's part of an entry of the batch, `size` numbers, all zero.
+float* Zeroed(Result& result, int64_t entry, int64_t size) {
+  float* part = result->typed_data() + entry * size;
+  std::fill(part, part + size, 0.0f);
+  return part;
+}
+
+// Calls work(entry) for every entry of a batch.
 template <typename Work>
-ffi::Error ForEach(ffi::ThreadPool& pool, int64_t count, const Work& work) {
-  ParallelFor(pool, (count + kSequences - 1) / kSequences, [&](int64_t chunk) {
-    for (int64_t entry = chunk * kSequences; entry < std::min(count, (chunk + 1) * kSequences); ++entry) work(entry);
-  });
+ffi::Error ForEachSequence(ffi::ThreadPool& pool, const Batch& batch, const Work& work) {
+  ForEach(pool, batch.count(), kSequences, work);
   return ffi::Error::Success();
 }
 
@@ -35,7 +40,7 @@ ffi::Error PairScore(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Re
   const int64_t length = Axis(a, 2), width = Axis(a, 1);
   const Batch batch(*out, 2);
   const auto a_of = batch.Parts(a), b_of = batch.Parts(b), weight_of = batch.Parts(weight);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* am = a.typed_data() + a_of[entry] * length * width;
     const float* w = weight.typed_data() + weight_of[entry] * width;
     float* to = out->typed_data() + entry * length * length;
@@ -55,16 +60,13 @@ ffi::Error PairPull(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Flo
   const int64_t length = Axis(a, 2), width = Axis(a, 1);
   const Batch batch(*d_q, 2);
   const auto a_of = batch.Parts(a), b_of = batch.Parts(b), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* am = a.typed_data() + a_of[entry] * length * width;
     const float* w = weight.typed_data() + weight_of[entry] * width;
     const float* gmn = g.typed_data() + g_of[entry] * length * length;
-    float* q = d_q->typed_data() + entry * length * width;
-    float* k = d_k->typed_data() + entry * length * width;
-    float* __restrict dw = d_weight->typed_data() + entry * width;
-    std::fill(q, q + length * width, 0.0f);
-    std::fill(k, k + length * width, 0.0f);
-    std::fill(dw, dw + width, 0.0f);
+    float* q = Zeroed(d_q, entry, length * width);
+    float* k = Zeroed(d_k, entry, length * width);
+    float* __restrict dw = Zeroed(d_weight, entry, width);
     for (int64_t m = 0; m < length; ++m, am += width) {
       float* __restrict qm = q + m * width;
       for (int64_t n = 0; n < length; ++n) {
@@ -96,15 +98,12 @@ ffi::Error PairPullPull(ffi::ThreadPool pool, Floats a, Floats b, Floats weight,
   const Batch batch(*d_q, 2);
   const auto a_of = batch.Parts(a), b_of = batch.Parts(b), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
   const auto u_of = batch.Parts(u), v_of = batch.Parts(v), r_of = batch.Parts(r);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* w = weight.typed_data() + weight_of[entry] * width;
     const float* rd = r.typed_data() + r_of[entry] * width;
-    float* q = d_q->typed_data() + entry * length * width;
-    float* k = d_k->typed_data() + entry * length * width;
-    float* __restrict dw = d_weight->typed_data() + entry * width;
-    std::fill(q, q + length * width, 0.0f);
-    std::fill(k, k + length * width, 0.0f);
-    std::fill(dw, dw + width, 0.0f);
+    float* q = Zeroed(d_q, entry, length * width);
+    float* k = Zeroed(d_k, entry, length * width);
+    float* __restrict dw = Zeroed(d_weight, entry, width);
     for (int64_t m = 0; m < length; ++m) {
       const float* am = a.typed_data() + (a_of[entry] * length + m) * width;
       const float* um = u.typed_data() + (u_of[entry] * length + m) * width;
@@ -136,10 +135,9 @@ ffi::Error Mix(ffi::ThreadPool pool, Floats weight, Floats item, Result out) {
   const int64_t length = Axis(item, 2), width = Axis(item, 1);
   const Batch batch(*out, 3);
   const auto weight_of = batch.Parts(weight), item_of = batch.Parts(item);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* w = weight.typed_data() + weight_of[entry] * length * length;
-    float* to = out->typed_data() + entry * length * 2 * width;
-    std::fill(to, to + length * 2 * width, 0.0f);
+    float* to = Zeroed(out, entry, length * 2 * width);
     for (int64_t m = 0; m < length; ++m) {
       const float* from = item.typed_data() + (item_of[entry] * length + m) * width;
       for (int64_t n = 0; n < length; ++n) {
@@ -158,11 +156,10 @@ ffi::Error Unmix(ffi::ThreadPool pool, Floats weight, Floats mixed, Result out) 
   const int64_t length = Axis(*out, 2), width = Axis(*out, 1);
   const Batch batch(*out, 2);
   const auto weight_of = batch.Parts(weight), mixed_of = batch.Parts(mixed);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* w = weight.typed_data() + weight_of[entry] * length * length;
     const float* from = mixed.typed_data() + mixed_of[entry] * length * 2 * width;
-    float* to = out->typed_data() + entry * length * width;
-    std::fill(to, to + length * width, 0.0f);
+    float* to = Zeroed(out, entry, length * width);
     for (int64_t m = 0; m < length; ++m, to += width) {
       float* __restrict sum = to;
       for (int64_t n = 0; n < length; ++n) {
@@ -181,7 +178,7 @@ ffi::Error MixDot(ffi::ThreadPool pool, Floats item, Floats mixed, Result out) {
   const int64_t length = Axis(item, 2), width = Axis(item, 1);
   const Batch batch(*out, 2);
   const auto item_of = batch.Parts(item), mixed_of = batch.Parts(mixed);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* with = mixed.typed_data() + mixed_of[entry] * length * 2 * width;
     float* to = out->typed_data() + entry * length * length;
     for (int64_t m = 0; m < length; ++m) {
@@ -202,7 +199,7 @@ ffi::Error OverSide(ffi::ThreadPool pool, Floats x, Result out) {
   const int64_t length = Axis(x, 1);
   const Batch batch(*out, 2);
   const auto x_of = batch.Parts(x);
-  return ForEach(pool, batch.count(), [&](int64_t entry) {
+  return ForEachSequence(pool, batch, [&](int64_t entry) {
     const float* from = x.typed_data() + x_of[entry] * length * length;
     float* to = out->typed_data() + entry * length * length;
     std::vector<float> total(2 * length, kMaximum ? -std::numeric_limits<float>::infinity() : 0.0f);

@@ -55,6 +55,14 @@ void ParallelFor(ffi::ThreadPool& pool, int64_t chunks, const Work& work) {
   shared->all_done.wait(lock, [&] { return shared->done == chunks; });
 }
 
+// Calls work(0) .. work(count - 1), `at_a_time` of them in a chunk.
+template <typename Work>
+void ForEach(ffi::ThreadPool& pool, int64_t count, int64_t at_a_time, const Work& work) {
+  ParallelFor(pool, (count + at_a_time - 1) / at_a_time, [&](int64_t chunk) {
+    for (int64_t n = chunk * at_a_time; n < std::min(count, (chunk + 1) * at_a_time); ++n) work(n);
+  });
+}
+
 // The leading axes of operands that are mapped together. An operand with one entry along an axis is the same for all of that axis.
 class Batch {
  public:

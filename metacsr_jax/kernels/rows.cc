@@ -18,21 +18,18 @@ ffi::Error RowDot(ffi::ThreadPool pool, Floats table, Floats vector, Ints index,
   const int64_t rows = Axis(table, 2), width = Axis(table, 1), lists = Axis(*out, 2), length = Axis(*out, 1);
   const Batch batch(*out, 2);
   const auto table_of = batch.Parts(table), vector_of = batch.Parts(vector), index_of = batch.Parts(index);
-  const int64_t chunks = (lists + kLists - 1) / kLists;
-  ParallelFor(pool, batch.count() * chunks, [&](int64_t chunk) {
-    const int64_t entry = chunk / chunks, first = chunk % chunks * kLists;
+  ForEach(pool, batch.count() * lists, kLists, [&](int64_t list) {
+    const int64_t entry = list / lists, b = list % lists;
     const float* from = table.typed_data() + table_of[entry] * rows * width;
-    for (int64_t b = first; b < std::min(lists, first + kLists); ++b) {
-      const float* v = vector.typed_data() + (vector_of[entry] * lists + b) * width;
-      const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
-      float* to = out->typed_data() + (entry * lists + b) * length;
-      for (int64_t n = 0; n < length; ++n) {
-        if (n + kAhead < length) Prefetch(from + Clamped(at[n + kAhead], rows) * width, width);
-        const float* row = from + Clamped(at[n], rows) * width;
-        float sum = 0;
-        for (int64_t d = 0; d < width; ++d) sum += row[d] * v[d];
-        to[n] = sum;
-      }
+    const float* v = vector.typed_data() + (vector_of[entry] * lists + b) * width;
+    const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
+    float* to = out->typed_data() + (entry * lists + b) * length;
+    for (int64_t n = 0; n < length; ++n) {
+      if (n + kAhead < length) Prefetch(from + Clamped(at[n + kAhead], rows) * width, width);
+      const float* row = from + Clamped(at[n], rows) * width;
+      float sum = 0;
+      for (int64_t d = 0; d < width; ++d) sum += row[d] * v[d];
+      to[n] = sum;
     }
   });
   return ffi::Error::Success();
@@ -60,16 +57,13 @@ ffi::Error RowSum(ffi::ThreadPool pool, Floats table, Floats weight, Ints index,
   const int64_t rows = Axis(table, 2), width = Axis(table, 1), lists = Axis(*out, 2), length = Axis(index, 1);
   const Batch batch(*out, 2);
   const auto table_of = batch.Parts(table), weight_of = batch.Parts(weight), index_of = batch.Parts(index);
-  const int64_t chunks = (lists + kLists - 1) / kLists;
-  ParallelFor(pool, batch.count() * chunks, [&](int64_t chunk) {
-    const int64_t entry = chunk / chunks, first = chunk % chunks * kLists;
+  ForEach(pool, batch.count() * lists, kLists, [&](int64_t list) {
+    const int64_t entry = list / lists, b = list % lists;
     const float* from = table.typed_data() + table_of[entry] * rows * width;
-    for (int64_t b = first; b < std::min(lists, first + kLists); ++b) {
-      const float* w = weight.typed_data() + (weight_of[entry] * lists + b) * length;
-      const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
-      float* to = out->typed_data() + (entry * lists + b) * width;
-      for (int64_t d = 0; d < width; d += kTile) SumRows(from, rows, width, at, w, length, d, std::min(kTile, width - d), to);
-    }
+    const float* w = weight.typed_data() + (weight_of[entry] * lists + b) * length;
+    const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
+    float* to = out->typed_data() + (entry * lists + b) * width;
+    for (int64_t d = 0; d < width; d += kTile) SumRows(from, rows, width, at, w, length, d, std::min(kTile, width - d), to);
   });
   return ffi::Error::Success();
 }
@@ -110,19 +104,16 @@ ffi::Error NeighbourSum(ffi::ThreadPool pool, Floats table, Ints start, Ints sen
   const int64_t rows = Axis(table, 2), width = Axis(table, 1), nodes = Axis(*out, 2), edges = Axis(sender, 1);
   const Batch batch(*out, 2);
   const auto table_of = batch.Parts(table), start_of = batch.Parts(start), sender_of = batch.Parts(sender);
-  const int64_t chunks = (nodes + kLists - 1) / kLists;
-  ParallelFor(pool, batch.count() * chunks, [&](int64_t chunk) {
-    const int64_t entry = chunk / chunks, first = chunk % chunks * kLists;
+  ForEach(pool, batch.count() * nodes, kLists, [&](int64_t node) {
+    const int64_t entry = node / nodes, m = node % nodes;
     const float* from = table.typed_data() + table_of[entry] * rows * width;
     const int32_t* begin = start.typed_data() + start_of[entry] * (nodes + 1);
     const int32_t* at = sender.typed_data() + sender_of[entry] * edges;
-    for (int64_t m = first; m < std::min(nodes, first + kLists); ++m) {
-      const int64_t low = std::min<int64_t>(std::max(begin[m], 0), edges);
-      const int64_t high = std::max(low, std::min<int64_t>(begin[m + 1], edges));
-      float* to = out->typed_data() + (entry * nodes + m) * width;
-      for (int64_t d = 0; d < width; d += kTile) {
-        SumRows(from, rows, width, at + low, nullptr, high - low, d, std::min(kTile, width - d), to);
-      }
+    const int64_t low = std::min<int64_t>(std::max(begin[m], 0), edges);
+    const int64_t high = std::max(low, std::min<int64_t>(begin[m + 1], edges));
+    float* to = out->typed_data() + (entry * nodes + m) * width;
+    for (int64_t d = 0; d < width; d += kTile) {
+      SumRows(from, rows, width, at + low, nullptr, high - low, d, std::min(kTile, width - d), to);
     }
   });
   return ffi::Error::Success();

@@ -143,9 +143,11 @@ def evaluating(
     Returns:
         A function of a number of users that serves so many and returns their ranks.
     """
-    score = make_score(workload.network, workload.learner, workload.config)
-    if by_samples:
-        score = score_by_samples(workload)
+    score = (
+        score_by_samples(workload)
+        if by_samples
+        else make_score(workload.network, workload.learner, workload.config)
+    )
     table = jax.jit(workload.network.represent)(state.params["representer"], workload.data.inputs)
     whole = jax.device_put(new_users(workload, -(-CASES // at_once) * at_once, HISTORY - 1))
     part = jax.jit(
