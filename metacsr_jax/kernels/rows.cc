@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kAhead = 4;   // rows fetched before they are used
 constexpr int64_t kTile = 128;  // features summed in registers
-constexpr int64_t kSlice = 64;  // features of the table that one thread adds to
+constexpr int64_t kRows = 128;  // rows of the table in a chunk
 constexpr int64_t kLists = 16;  // lists of indices in a chunk
 
 // out[b, n] = table[index[b, n]] . vector[b]
@@ -68,34 +68,38 @@ ffi::Error RowSum(ffi::ThreadPool pool, Floats table, Floats weight, Ints index,
   return ffi::Error::Success();
 }
 
-// out[i] = sum over b, n with index[b, n] = i of weight[b, n] vector[b]. Each thread has features of its own, so that no two add to one.
+// out[i] = sum over b, n with index[b, n] = i of weight[b, n] vector[b]. Sorted by row first, so that each row is summed in registers and
+// written once, and no two threads add to one.
 ffi::Error RowOuter(ffi::ThreadPool pool, Floats weight, Floats vector, Ints index, Result out) {
   const int64_t rows = Axis(*out, 2), width = Axis(*out, 1), lists = Axis(vector, 2), length = Axis(index, 1);
   const Batch batch(*out, 2);
   const auto weight_of = batch.Parts(weight), vector_of = batch.Parts(vector), index_of = batch.Parts(index);
-  const int64_t slices = (width + kSlice - 1) / kSlice;
-  ParallelFor(pool, batch.count() * slices, [&](int64_t chunk) {
-    const int64_t entry = chunk / slices, first = chunk % slices * kSlice, wide = std::min(kSlice, width - first);
-    float* to = out->typed_data() + entry * rows * width + first;
-    for (int64_t i = 0; i < rows; ++i) std::fill(to + i * width, to + i * width + wide, 0.0f);
+  std::vector<int64_t> start(rows + 1);
+  std::vector<int32_t> list(lists * length);
+  std::vector<float> weight_in_order(lists * length);
+  for (int64_t entry = 0; entry < batch.count(); ++entry) {
+    const float* w = weight.typed_data() + weight_of[entry] * lists * length;
+    const float* v = vector.typed_data() + vector_of[entry] * lists * width;
+    const int32_t* at = index.typed_data() + index_of[entry] * lists * length;
+    float* to = out->typed_data() + entry * rows * width;
+    std::fill(start.begin(), start.end(), 0);
+    for (int64_t k = 0; k < lists * length; ++k) ++start[Clamped(at[k], rows) + 1];
+    for (int64_t i = 1; i < rows; ++i) start[i + 1] += start[i];
+    // start[i] moves on to where row i ends, which is where row i + 1 begins.
     for (int64_t b = 0; b < lists; ++b) {
-      const float* w = weight.typed_data() + (weight_of[entry] * lists + b) * length;
-      const float* v = vector.typed_data() + (vector_of[entry] * lists + b) * width + first;
-      const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
-      for (int64_t n = 0; n < length; ++n) {
-        if (n + kAhead < length) Prefetch(to + Clamped(at[n + kAhead], rows) * width, wide);
-        float* row = to + Clamped(at[n], rows) * width;
-        const float weight_n = w[n];
-        if (wide == kSlice) {
-          METACSR_VECTORISE
-          for (int64_t d = 0; d < kSlice; ++d) row[d] += weight_n * v[d];
-        } else {
-          METACSR_VECTORISE
-          for (int64_t d = 0; d < wide; ++d) row[d] += weight_n * v[d];
-        }
+      for (int64_t k = b * length; k < (b + 1) * length; ++k) {
+        const int64_t place = start[Clamped(at[k], rows)]++;
+        list[place] = static_cast<int32_t>(b);
+        weight_in_order[place] = w[k];
       }
     }
-  });
+    ForEach(pool, rows, kRows, [&](int64_t i) {
+      const int64_t begin = i ? start[i - 1] : 0, count = start[i] - begin;
+      for (int64_t d = 0; d < width; d += kTile) {
+        SumRows(v, lists, width, list.data() + begin, weight_in_order.data() + begin, count, d, std::min(kTile, width - d), to + i * width);
+      }
+    });
+  }
   return ffi::Error::Success();
 }
 
