@@ -12,6 +12,7 @@ import numpy as np
 from metacsr_jax.config import TaskConfig
 from metacsr_jax.errors import ProtocolError
 from metacsr_jax.negatives import KnownItems, draw_negatives, known_items
+from metacsr_jax.runs import Run, Runs
 
 RUNS = 3  # more would save little padding and make products small
 
@@ -29,23 +30,6 @@ class History(NamedTuple):
     item_H: jax.Array
     events: jax.Array
     coordinate_HC: jax.Array | None = None
-
-
-class Run(NamedTuple):
-    """Samples in a row whose contexts are known to be short.
-
-    Attributes:
-        count: how many.
-        longest: events that none of their contexts has more of.
-    """
-
-    count: int
-    longest: int
-
-
-@jax.tree_util.register_static
-class Runs(tuple[Run, ...]):
-    """Consecutive runs of a task's samples, which a program may rely on: not arrays, but part of the samples' type."""
 
 
 class Samples(NamedTuple):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metacsr_jax.tasks import Run, Runs
+from metacsr_jax.runs import Run, Runs
 
 ENCODERS = {
     "element": {},

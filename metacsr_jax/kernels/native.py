@@ -43,7 +43,9 @@ FLAGS = (
 SWITCH = "METACSR_KERNELS"
 
 
-def kernel(name: str, plain: Callable[..., Any], result: Any, *arguments: jax.Array) -> Any:
+def kernel(
+    name: str, plain: Callable[..., Any], result: Any, *arguments: jax.Array, **attributes: Any
+) -> Any:
     """Calls a kernel where it can be had, and what it stands for elsewhere.
 
     Args:
@@ -51,6 +53,7 @@ def kernel(name: str, plain: Callable[..., Any], result: Any, *arguments: jax.Ar
         plain: the same function of the arguments in jax.numpy.
         result: shape and type of what comes back, a `ShapeDtypeStruct` or several.
         arguments: float32 and int32 arrays; under `vmap` an operand that is not mapped is not copied.
+        attributes: what the kernel knows besides, NumPy arrays of constants.
 
     Returns:
         What `plain` returns. Its derivative is that of `plain`: what is to be fast has a rule of its own around the call.
@@ -61,7 +64,9 @@ def kernel(name: str, plain: Callable[..., Any], result: Any, *arguments: jax.Ar
 
     @jax.custom_vjp
     def compiled_or_plain(*arguments):
-        return jax.lax.platform_dependent(*arguments, cpu=call, default=plain)
+        return jax.lax.platform_dependent(
+            *arguments, cpu=functools.partial(call, **attributes), default=plain
+        )
 
     compiled_or_plain.defvjp(
         lambda *arguments: (compiled_or_plain(*arguments), arguments),

@@ -1,8 +1,10 @@
-// Sums over pairs of positions of a sequence: scores W3^T sigmoid(q_m + k_n) with two derivatives, and mixtures of earlier and later items.
+// Sums over pairs of positions of sequences: scores W3^T sigmoid(q_m + k_n) with two derivatives, and mixtures of earlier and later items.
 //
 // One pass over the pairs while they are in the nearest cache, where XLA takes one for each result. Pairs of weight zero, padding for
 // instance, are passed over where they add nothing.
 
+#include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -13,6 +15,83 @@ namespace {
 
 constexpr int64_t kSequences = 8;  // in a chunk
 
+using Numbers = ffi::Span<const int64_t>;
+
+// Sequences that come in runs, and where their tokens and pairs lie (metacsr_jax/runs.py).
+class Runs {
+ public:
+  Runs(Numbers counts, Numbers longest) {
+    for (int64_t count : counts) sequences_ += count;
+    first_.reserve(sequences_ + 1);
+    pair_.reserve(sequences_ + 1);
+    for (size_t run = 0; run < counts.size(); ++run) {
+      for (int64_t n = 0; n < counts[run]; ++n) {
+        first_.push_back(tokens_);
+        pair_.push_back(pairs_);
+        tokens_ += longest[run];
+        pairs_ += longest[run] * longest[run];
+      }
+    }
+    first_.push_back(tokens_);
+    row_.resize(tokens_);
+    int64_t start = 0, known = 0, base = 0;  // of the run, of the stair
+    for (size_t run = 0; run < counts.size(); start += counts[run], ++run) {
+      const int64_t wide = longest[run] - known;
+      if (wide <= 0) continue;
+      for (int64_t s = start; s < sequences_; ++s, base += wide) {
+        const int64_t stop = first_[s + 1] - known;  // of this stair's part of the sequence
+        for (int64_t n = 0; n < wide; ++n) row_[stop - wide + n] = base + n;
+      }
+      known = longest[run];
+    }
+  }
+
+  int64_t sequences() const { return sequences_; }
+  int64_t tokens() const { return tokens_; }
+  int64_t pairs() const { return pairs_; }
+  int64_t length(int64_t s) const { return first_[s + 1] - first_[s]; }
+  const int64_t* rows(int64_t s) const { return row_.data() + first_[s]; }  // of the sequence's tokens, the earliest first
+  int64_t pair(int64_t s) const { return pair_[s]; }
+
+ private:
+  int64_t sequences_ = 0, tokens_ = 0, pairs_ = 0;
+  std::vector<int64_t> first_, pair_, row_;
+};
+
+// Calls work(entry, s) for every sequence of every entry of a batch.
+template <typename Work>
+ffi::Error ForEachSequence(ffi::ThreadPool& pool, const Batch& batch, const Runs& runs, const Work& work) {
+  const int64_t each = runs.sequences();
+  ForEach(pool, batch.count() * each, kSequences, [&](int64_t n) { work(n / each, n % each); });
+  return ffi::Error::Success();
+}
+
+// A multiply and an add without rounding between them, where the processor has one; never taken apart.
+inline float MultiplyAdd(float x, float y, float z) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return std::fma(x, y, z);
+#else
+  return x * y + z;
+#endif
+}
+
+// exp(x) to some 1e-7 of itself, in a form that loops over it are vectorised with (coefficients of the Cephes library).
+inline float Exp(float x) {
+  const float inside = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x;  // not a number stays what it is
+  const float power = std::nearbyint(inside * 1.44269504f);
+  const float rest = MultiplyAdd(power, 2.12194440e-4f, MultiplyAdd(power, -0.693359375f, inside));
+  float sum = MultiplyAdd(1.9875691500e-4f, rest, 1.3981999507e-3f);
+  sum = MultiplyAdd(sum, rest, 8.3334519073e-3f);
+  sum = MultiplyAdd(sum, rest, 4.1665795894e-2f);
+  sum = MultiplyAdd(sum, rest, 1.6666665459e-1f);
+  sum = MultiplyAdd(sum, rest, 5.0000001201e-1f);
+  sum = MultiplyAdd(MultiplyAdd(sum, rest, 1.0f), rest, 1.0f);
+  const int32_t bits = (static_cast<int32_t>(power) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return x > 88.0f ? std::numeric_limits<float>::infinity() : x < -87.0f ? 0.0f : sum * scale;
+}
+
 // A sigmoid s = 1 / (1 + odds) of odds = exp(-q - k). Its derivatives are made of the odds, not of 1 - s, which loses its digits near 1.
 struct Sigmoid {
   float odds, s;
@@ -21,32 +100,47 @@ struct Sigmoid {
   float bend() const { return s * (odds - 1.0f); }            // 1 - 2 s, what the second derivative has besides
 };
 
-// A result's part of an entry of the batch, `size` numbers, all zero.
-float* Zeroed(Result& result, int64_t entry, int64_t size) {
-  float* part = result->typed_data() + entry * size;
-  std::fill(part, part + size, 0.0f);
-  return part;
-}
+// a = exp(-q) and b = exp(-k) of a sequence's tokens, both counted from the latest q, so that only b can overflow.
+class Exponentials {
+ public:
+  Exponentials(const float* end, const int64_t* row, int64_t length, int64_t width) : width_(width), both_(2 * length * width) {
+    const float* latest = end + row[length - 1] * 2 * width;
+    for (int64_t n = 0; n < length; ++n) {
+      const float* from = end + row[n] * 2 * width;
+      float* __restrict a = both_.data() + 2 * n * width;
+      METACSR_VECTORISE
+      for (int64_t d = 0; d < width; ++d) {
+        const float apart = latest[d] - from[d];
+        a[d] = Exp(apart > 85.0f ? 85.0f : apart < -85.0f ? -85.0f : apart);
+      }
+      METACSR_VECTORISE
+      for (int64_t d = 0; d < width; ++d) a[width + d] = Exp(-(from[width + d] + latest[d]));
+    }
+  }
 
-// Calls work(entry) for every entry of a batch.
-template <typename Work>
-ffi::Error ForEachSequence(ffi::ThreadPool& pool, const Batch& batch, const Work& work) {
-  ForEach(pool, batch.count(), kSequences, work);
-  return ffi::Error::Success();
-}
+  const float* a(int64_t m) const { return both_.data() + 2 * m * width_; }
+  const float* b(int64_t n) const { return both_.data() + (2 * n + 1) * width_; }
+
+ private:
+  int64_t width_;
+  std::vector<float> both_;
+};
 
 // With a = exp(-q), b = exp(-k): out[m, n] = sum_d weight[d] / (1 + a[m, d] b[n, d])
-ffi::Error PairScore(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Result out) {
-  const int64_t length = Axis(a, 2), width = Axis(a, 1);
-  const Batch batch(*out, 2);
-  const auto a_of = batch.Parts(a), b_of = batch.Parts(b), weight_of = batch.Parts(weight);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
-    const float* am = a.typed_data() + a_of[entry] * length * width;
+ffi::Error PairScore(ffi::ThreadPool pool, Floats end, Floats weight, Result out, Numbers counts, Numbers longest) {
+  const int64_t width = Axis(end, 1);
+  const Runs runs(counts, longest);
+  const Batch batch(*out, 1);
+  const auto end_of = batch.Parts(end), weight_of = batch.Parts(weight);
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s);
+    const Exponentials exp(end.typed_data() + end_of[entry] * runs.tokens() * 2 * width, runs.rows(s), length, width);
     const float* w = weight.typed_data() + weight_of[entry] * width;
-    float* to = out->typed_data() + entry * length * length;
-    for (int64_t m = 0; m < length; ++m, am += width) {
-      const float* bn = b.typed_data() + b_of[entry] * length * width;
-      for (int64_t n = 0; n < length; ++n, bn += width) {
+    float* to = out->typed_data() + entry * runs.pairs() + runs.pair(s);
+    for (int64_t m = 0; m < length; ++m) {
+      const float* am = exp.a(m);
+      for (int64_t n = 0; n < length; ++n) {
+        const float* bn = exp.b(n);
         float sum = 0;
         for (int64_t d = 0; d < width; ++d) sum += w[d] / (1.0f + am[d] * bn[d]);
         *to++ = sum;
@@ -55,25 +149,31 @@ ffi::Error PairScore(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Re
   });
 }
 
-// First derivative of sum(g * PairScore) for q, k and weight.
-ffi::Error PairPull(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Floats g, Result d_q, Result d_k, Result d_weight) {
-  const int64_t length = Axis(a, 2), width = Axis(a, 1);
-  const Batch batch(*d_q, 2);
-  const auto a_of = batch.Parts(a), b_of = batch.Parts(b), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
-    const float* am = a.typed_data() + a_of[entry] * length * width;
+// First derivative of sum(g * PairScore) for q, k and weight, the last for each sequence.
+ffi::Error PairPull(ffi::ThreadPool pool, Floats end, Floats weight, Floats g, Result d_end, Result d_weight, Numbers counts,
+                    Numbers longest) {
+  const int64_t width = Axis(end, 1);
+  const Runs runs(counts, longest);
+  const Batch batch(*d_end, 3);
+  const auto end_of = batch.Parts(end), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s);
+    const int64_t* row = runs.rows(s);
+    const Exponentials exp(end.typed_data() + end_of[entry] * runs.tokens() * 2 * width, row, length, width);
     const float* w = weight.typed_data() + weight_of[entry] * width;
-    const float* gmn = g.typed_data() + g_of[entry] * length * length;
-    float* q = Zeroed(d_q, entry, length * width);
-    float* k = Zeroed(d_k, entry, length * width);
-    float* __restrict dw = Zeroed(d_weight, entry, width);
-    for (int64_t m = 0; m < length; ++m, am += width) {
-      float* __restrict qm = q + m * width;
+    const float* gmn = g.typed_data() + g_of[entry] * runs.pairs() + runs.pair(s);
+    float* to = d_end->typed_data() + entry * runs.tokens() * 2 * width;
+    for (int64_t m = 0; m < length; ++m) std::fill_n(to + row[m] * 2 * width, 2 * width, 0.0f);
+    float* __restrict dw = d_weight->typed_data() + (entry * runs.sequences() + s) * width;
+    std::fill_n(dw, width, 0.0f);
+    for (int64_t m = 0; m < length; ++m) {
+      const float* am = exp.a(m);
+      float* __restrict qm = to + row[m] * 2 * width;
       for (int64_t n = 0; n < length; ++n) {
         const float gv = *gmn++;
         if (gv == 0.0f) continue;
-        const float* bn = b.typed_data() + (b_of[entry] * length + n) * width;
-        float* __restrict kn = k + n * width;
+        const float* bn = exp.b(n);
+        float* __restrict kn = to + (row[n] * 2 + 1) * width;
         METACSR_VECTORISE
         for (int64_t d = 0; d < width; ++d) {
           const Sigmoid sigmoid(am[d] * bn[d]);
@@ -85,108 +185,130 @@ ffi::Error PairPull(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Flo
       }
     }
     for (int64_t m = 0; m < length; ++m) {
-      for (int64_t d = 0; d < width; ++d) q[m * width + d] *= w[d];
-      for (int64_t d = 0; d < width; ++d) k[m * width + d] *= w[d];
+      float* qk = to + row[m] * 2 * width;
+      for (int64_t d = 0; d < width; ++d) qk[d] *= w[d];
+      for (int64_t d = 0; d < width; ++d) qk[width + d] *= w[d];
     }
   });
 }
 
-// First derivative of sum(u * d_q) + sum(v * d_k) + sum(r * d_weight) of PairPull for q, k, weight and g.
-ffi::Error PairPullPull(ffi::ThreadPool pool, Floats a, Floats b, Floats weight, Floats g, Floats u, Floats v, Floats r, Result d_q,
-                        Result d_k, Result d_weight, Result d_g) {
-  const int64_t length = Axis(a, 2), width = Axis(a, 1);
-  const Batch batch(*d_q, 2);
-  const auto a_of = batch.Parts(a), b_of = batch.Parts(b), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
-  const auto u_of = batch.Parts(u), v_of = batch.Parts(v), r_of = batch.Parts(r);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
+// First derivative of sum(u * d_q) + sum(v * d_k) + sum(r * d_weight) of PairPull for q, k, weight (for each sequence) and g.
+ffi::Error PairPullPull(ffi::ThreadPool pool, Floats end, Floats weight, Floats g, Floats uv, Floats r, Result d_end, Result d_weight,
+                        Result d_g, Numbers counts, Numbers longest) {
+  const int64_t width = Axis(end, 1);
+  const Runs runs(counts, longest);
+  const Batch batch(*d_end, 3);
+  const auto end_of = batch.Parts(end), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
+  const auto uv_of = batch.Parts(uv), r_of = batch.Parts(r);
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s), tokens = runs.tokens() * 2 * width;
+    const int64_t* row = runs.rows(s);
+    const Exponentials exp(end.typed_data() + end_of[entry] * tokens, row, length, width);
     const float* w = weight.typed_data() + weight_of[entry] * width;
     const float* rd = r.typed_data() + r_of[entry] * width;
-    float* q = Zeroed(d_q, entry, length * width);
-    float* k = Zeroed(d_k, entry, length * width);
-    float* __restrict dw = Zeroed(d_weight, entry, width);
+    const float* gmn = g.typed_data() + g_of[entry] * runs.pairs() + runs.pair(s);
+    const float* moving = uv.typed_data() + uv_of[entry] * tokens;
+    float* to = d_end->typed_data() + entry * tokens;
+    for (int64_t m = 0; m < length; ++m) std::fill_n(to + row[m] * 2 * width, 2 * width, 0.0f);
+    float* __restrict dw = d_weight->typed_data() + (entry * runs.sequences() + s) * width;
+    std::fill_n(dw, width, 0.0f);
+    float* dg = d_g->typed_data() + entry * runs.pairs() + runs.pair(s);
     for (int64_t m = 0; m < length; ++m) {
-      const float* am = a.typed_data() + (a_of[entry] * length + m) * width;
-      const float* um = u.typed_data() + (u_of[entry] * length + m) * width;
-      float* __restrict qm = q + m * width;
+      const float* am = exp.a(m);
+      const float* um = moving + row[m] * 2 * width;
+      float* __restrict qm = to + row[m] * 2 * width;
       for (int64_t n = 0; n < length; ++n) {
-        const float gv = g.typed_data()[(g_of[entry] * length + m) * length + n];
-        const float* bn = b.typed_data() + (b_of[entry] * length + n) * width;
-        const float* vn = v.typed_data() + (v_of[entry] * length + n) * width;
-        float* __restrict kn = k + n * width;
+        const float gv = *gmn++;
+        const float* bn = exp.b(n);
+        const float* vn = moving + (row[n] * 2 + 1) * width;
+        float* __restrict kn = to + (row[n] * 2 + 1) * width;
         float sum = 0;
         METACSR_VECTORISE
         for (int64_t d = 0; d < width; ++d) {
           const Sigmoid sigmoid(am[d] * bn[d]);
-          const float first = sigmoid.slope(), moved = um[d] + vn[d], to = moved * w[d];
-          const float slope = gv * first * (to * sigmoid.bend() + rd[d]);
+          const float first = sigmoid.slope(), moved = um[d] + vn[d], along = moved * w[d];
+          const float slope = gv * first * (along * sigmoid.bend() + rd[d]);
           qm[d] += slope;
           kn[d] += slope;
           dw[d] += gv * first * moved;
-          sum += first * to + rd[d] * sigmoid.s;
+          sum += first * along + rd[d] * sigmoid.s;
         }
-        d_g->typed_data()[(entry * length + m) * length + n] = sum;
+        *dg++ = sum;
       }
     }
   });
 }
 
 // out[n, 0] = sum over m < n of weight[m, n] item[m]; out[n, 1] = the same over m > n
-ffi::Error Mix(ffi::ThreadPool pool, Floats weight, Floats item, Result out) {
-  const int64_t length = Axis(item, 2), width = Axis(item, 1);
+ffi::Error Mix(ffi::ThreadPool pool, Floats weight, Floats item, Result out, Numbers counts, Numbers longest) {
+  const int64_t width = Axis(item, 1);
+  const Runs runs(counts, longest);
   const Batch batch(*out, 3);
   const auto weight_of = batch.Parts(weight), item_of = batch.Parts(item);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
-    const float* w = weight.typed_data() + weight_of[entry] * length * length;
-    float* to = Zeroed(out, entry, length * 2 * width);
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s);
+    const int64_t* row = runs.rows(s);
+    const float* w = weight.typed_data() + weight_of[entry] * runs.pairs() + runs.pair(s);
+    const float* from = item.typed_data() + item_of[entry] * runs.tokens() * width;
+    float* to = out->typed_data() + entry * runs.tokens() * 2 * width;
+    for (int64_t n = 0; n < length; ++n) std::fill_n(to + row[n] * 2 * width, 2 * width, 0.0f);
     for (int64_t m = 0; m < length; ++m) {
-      const float* from = item.typed_data() + (item_of[entry] * length + m) * width;
+      const float* item_m = from + row[m] * width;
       for (int64_t n = 0; n < length; ++n) {
         const float wv = *w++;
         if (n == m || wv == 0.0f) continue;
-        float* __restrict sum = to + (2 * n + (m > n)) * width;
+        float* __restrict sum = to + (2 * row[n] + (m > n)) * width;
         METACSR_VECTORISE
-        for (int64_t d = 0; d < width; ++d) sum[d] += wv * from[d];
+        for (int64_t d = 0; d < width; ++d) sum[d] += wv * item_m[d];
       }
     }
   });
 }
 
 // out[m] = sum over n of weight[m, n] mixed[n, m > n], n other than m
-ffi::Error Unmix(ffi::ThreadPool pool, Floats weight, Floats mixed, Result out) {
-  const int64_t length = Axis(*out, 2), width = Axis(*out, 1);
+ffi::Error Unmix(ffi::ThreadPool pool, Floats weight, Floats mixed, Result out, Numbers counts, Numbers longest) {
+  const int64_t width = Axis(*out, 1);
+  const Runs runs(counts, longest);
   const Batch batch(*out, 2);
   const auto weight_of = batch.Parts(weight), mixed_of = batch.Parts(mixed);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
-    const float* w = weight.typed_data() + weight_of[entry] * length * length;
-    const float* from = mixed.typed_data() + mixed_of[entry] * length * 2 * width;
-    float* to = Zeroed(out, entry, length * width);
-    for (int64_t m = 0; m < length; ++m, to += width) {
-      float* __restrict sum = to;
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s);
+    const int64_t* row = runs.rows(s);
+    const float* w = weight.typed_data() + weight_of[entry] * runs.pairs() + runs.pair(s);
+    const float* from = mixed.typed_data() + mixed_of[entry] * runs.tokens() * 2 * width;
+    float* to = out->typed_data() + entry * runs.tokens() * width;
+    for (int64_t m = 0; m < length; ++m) {
+      float* __restrict sum = to + row[m] * width;
+      std::fill_n(sum, width, 0.0f);
       for (int64_t n = 0; n < length; ++n) {
         const float wv = *w++;
         if (n == m || wv == 0.0f) continue;
-        const float* row = from + (2 * n + (m > n)) * width;
+        const float* mixed_n = from + (2 * row[n] + (m > n)) * width;
         METACSR_VECTORISE
-        for (int64_t d = 0; d < width; ++d) sum[d] += wv * row[d];
+        for (int64_t d = 0; d < width; ++d) sum[d] += wv * mixed_n[d];
       }
     }
   });
 }
 
 // out[m, n] = item[m] . mixed[n, m > n], 0 where n is m
-ffi::Error MixDot(ffi::ThreadPool pool, Floats item, Floats mixed, Result out) {
-  const int64_t length = Axis(item, 2), width = Axis(item, 1);
-  const Batch batch(*out, 2);
+ffi::Error MixDot(ffi::ThreadPool pool, Floats item, Floats mixed, Result out, Numbers counts, Numbers longest) {
+  const int64_t width = Axis(item, 1);
+  const Runs runs(counts, longest);
+  const Batch batch(*out, 1);
   const auto item_of = batch.Parts(item), mixed_of = batch.Parts(mixed);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
-    const float* with = mixed.typed_data() + mixed_of[entry] * length * 2 * width;
-    float* to = out->typed_data() + entry * length * length;
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s);
+    const int64_t* row = runs.rows(s);
+    const float* from = item.typed_data() + item_of[entry] * runs.tokens() * width;
+    const float* with = mixed.typed_data() + mixed_of[entry] * runs.tokens() * 2 * width;
+    float* to = out->typed_data() + entry * runs.pairs() + runs.pair(s);
     for (int64_t m = 0; m < length; ++m) {
-      const float* from = item.typed_data() + (item_of[entry] * length + m) * width;
+      const float* item_m = from + row[m] * width;
       for (int64_t n = 0; n < length; ++n) {
-        const float* row = with + (2 * n + (m > n)) * width;
+        const float* mixed_n = with + (2 * row[n] + (m > n)) * width;
         float sum = 0;
-        for (int64_t d = 0; d < width; ++d) sum += from[d] * row[d];
+        for (int64_t d = 0; d < width; ++d) sum += item_m[d] * mixed_n[d];
         *to++ = n == m ? 0.0f : sum;
       }
     }
@@ -195,13 +317,14 @@ ffi::Error MixDot(ffi::ThreadPool pool, Floats item, Floats mixed, Result out) {
 
 // out[m, n] = sum (or maximum) of x[k, n] over the k that are on m's side of n; 0 where m is n
 template <bool kMaximum>
-ffi::Error OverSide(ffi::ThreadPool pool, Floats x, Result out) {
-  const int64_t length = Axis(x, 1);
-  const Batch batch(*out, 2);
+ffi::Error OverSide(ffi::ThreadPool pool, Floats x, Result out, Numbers counts, Numbers longest) {
+  const Runs runs(counts, longest);
+  const Batch batch(*out, 1);
   const auto x_of = batch.Parts(x);
-  return ForEachSequence(pool, batch, [&](int64_t entry) {
-    const float* from = x.typed_data() + x_of[entry] * length * length;
-    float* to = out->typed_data() + entry * length * length;
+  return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
+    const int64_t length = runs.length(s);
+    const float* from = x.typed_data() + x_of[entry] * runs.pairs() + runs.pair(s);
+    float* to = out->typed_data() + entry * runs.pairs() + runs.pair(s);
     std::vector<float> total(2 * length, kMaximum ? -std::numeric_limits<float>::infinity() : 0.0f);
     for (int64_t m = 0; m < length; ++m) {
       for (int64_t n = 0; n < length; ++n) {
@@ -216,21 +339,22 @@ ffi::Error OverSide(ffi::ThreadPool pool, Floats x, Result out) {
   });
 }
 
+auto Bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
+
 }  // namespace
 
-#define METACSR_BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+#define METACSR_RUNS Attr<Numbers>("counts").Attr<Numbers>("longest")
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_PairScore, PairScore, METACSR_BIND.Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_PairScore, PairScore, Bound().Arg<Floats>().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_PairPull, PairPull,
-                              METACSR_BIND.Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>().Ret<Floats>()
-                                  .Ret<Floats>());
+                              Bound().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>().Ret<Floats>().METACSR_RUNS);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_PairPullPull, PairPullPull,
-                              METACSR_BIND.Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
-                                  .Arg<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_SideSum, OverSide<false>, METACSR_BIND.Arg<Floats>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_SideMax, OverSide<true>, METACSR_BIND.Arg<Floats>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_Mix, Mix, METACSR_BIND.Arg<Floats>().Arg<Floats>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_Unmix, Unmix, METACSR_BIND.Arg<Floats>().Arg<Floats>().Ret<Floats>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_MixDot, MixDot, METACSR_BIND.Arg<Floats>().Arg<Floats>().Ret<Floats>());
+                              Bound().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Ret<Floats>()
+                                  .Ret<Floats>().Ret<Floats>().METACSR_RUNS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_SideSum, OverSide<false>, Bound().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_SideMax, OverSide<true>, Bound().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_Mix, Mix, Bound().Arg<Floats>().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_Unmix, Unmix, Bound().Arg<Floats>().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_MixDot, MixDot, Bound().Arg<Floats>().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
 
 }  // namespace metacsr

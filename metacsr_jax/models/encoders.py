@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.models.attention import PairAttention, masked_softmax
 from metacsr_jax.models.products import product, stair_product
-from metacsr_jax.tasks import Runs
+from metacsr_jax.runs import Runs, padded
 
 
 class Projection(nn.Module):
@@ -28,15 +28,20 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x_F: jax.Array, runs: Runs | None = None, length: int = 1) -> jax.Array:
-        """Returns [O], or [B, O] of [B, F]; taps are of one sample. With runs x are `length` positions (`stair_product`)."""
-        shape = (x_F.shape[-1], self.features)
+        """Returns [O], or [B, O] of [B, F]; taps are of one sample. With runs x are the tokens of sequences of `length` positions
+        (`stair_product`)."""
+        shape = (x_F.shape[-1] * length, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias_O = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        out = product(x_F, kernel) if runs is None else stair_product(x_F, kernel, runs, length)
+
+        def times(matrix):
+            return product(x_F, matrix) if runs is None else stair_product(x_F, matrix, runs, length)
+
+        out = times(kernel)
         out = out + jnp.broadcast_to(bias_O, out.shape)
         if self.has_variable("params", "left"):
             left, right = (self.get_variable("params", name) for name in ("left", "right"))
-            out = out + (x_F @ left.T) @ right
+            out = out + times(left.T) @ right
         if self.has_variable("taps", "out"):
             out = out + self.get_variable("taps", "out")
         self.sow("inputs", "x", x_F)
@@ -56,20 +61,24 @@ class Readout(nn.Module):
         deterministic: bool,
         runs: Runs | None = None,
     ) -> jax.Array:
-        """Returns s_u [D] from per-position states, of which padding is ignored; with samples ahead of the axes, of which `runs` may say
-        more, as without."""
-        config = self.config
-        known = (runs, valid_L.shape[-1]) if config.readout == "flatten" else ()
+        """Returns s_u [D] from per-position states, of which padding is ignored; s [S, D] from the tokens' states [P, F], where there are
+        `runs`."""
+        config, known = self.config, ()
         if config.compress:
             state_LF = nn.Dense(config.compress, use_bias=False, name="W0")(state_LF)
         state_LF = jnp.where(valid_L[..., None], state_LF, 0.0)
-        if config.readout == "flatten":
-            flat = state_LF.reshape(*valid_L.shape[:-1], -1)
-        elif config.readout == "last":
-            flat = state_LF[..., -1, :]
+        if runs is not None and config.readout == "flatten":
+            flat, known = state_LF, (runs, config.max_length)
         else:
-            count = jnp.maximum(jnp.sum(valid_L, axis=-1, keepdims=True), 1)
-            flat = jnp.sum(state_LF, axis=-2) / count
+            if runs is not None:
+                state_LF, valid_L = (padded(x, runs, runs.longest) for x in (state_LF, valid_L))
+            if config.readout == "flatten":
+                flat = state_LF.reshape(-1)
+            elif config.readout == "last":
+                flat = state_LF[..., -1, :]
+            else:
+                count = jnp.maximum(jnp.sum(valid_L, axis=-1, keepdims=True), 1)
+                flat = jnp.sum(state_LF, axis=-2) / count
         flat = nn.Dropout(config.input_dropout)(flat, deterministic=deterministic)
         if config.hidden:
             flat = nn.relu(Projection(config.hidden, name="W6")(flat, *known))
@@ -94,10 +103,12 @@ class AttentionEncoder(nn.Module):
         attended_LE: jax.Array | None = None,
         runs: Runs | None = None,
     ) -> jax.Array:
-        """Returns s_u [D] of one history; `valid_L` is False at padding. Of several, ahead of the axes, where `attended_LE` is given,
-        what `PairAttention` returns, and maybe the `runs` they come in."""
-        attention = PairAttention(self.config, name="attention")
-        state_LF = attention(item_LD, valid_L) if attended_LE is None else attended_LE
+        """Returns s_u [D] of one history; `valid_L` is False at padding. Of several, s [S, D], where tokens are given with what
+        `attend` makes of them and the `runs` they come in."""
+        if attended_LE is None:
+            state_LF = PairAttention(self.config, name="attention")(item_LD, valid_L)
+        else:
+            state_LF = attended_LE
         if self.config.readout_items:
             state_LF = jnp.concatenate([state_LF, item_LD], axis=-1)
         return Readout(self.config, name="readout")(state_LF, valid_L, deterministic, runs)
@@ -178,32 +189,6 @@ class TransformerEncoder(nn.Module):
             state_LD = block(state_LD, valid_L, deterministic)
         state_LD = nn.LayerNorm(name="norm")(state_LD)
         return Readout(config, name="readout")(state_LD, valid_L, deterministic)
-
-
-def attend(
-    config: ModelConfig,
-    theta_2: Any,
-    item_BLD: jax.Array,
-    valid_BL: jax.Array,
-    correlation_BLLO: jax.Array,
-) -> jax.Array:
-    """What `PairAttention` gives for several sequences whose `correlations` are known, [B, L, E]: padding ahead for fewer positions
-    than the encoder has.
-
-    Args:
-        config: of the encoder.
-        theta_2: its parameters.
-        item_BLD: item vectors.
-        valid_BL: bool, False at padding.
-        correlation_BLLO: of the items.
-    """
-
-    def one(*given):
-        return PairAttention(config).apply({"params": theta_2["attention"]}, *given)
-
-    attended_BLE = jax.vmap(one)(item_BLD, valid_BL, correlation_BLLO)
-    ahead = config.max_length - item_BLD.shape[1]
-    return jnp.pad(attended_BLE, [(0, 0), (ahead, 0), (0, 0)])
 
 
 def apply_tapped(

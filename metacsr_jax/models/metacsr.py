@@ -5,7 +5,6 @@ Parameters are one dict of two sub-trees: "representer" (theta_1: shared, never 
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,12 +15,13 @@ from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import DiffusionInputs
 from metacsr_jax.kernels.native import usable
 from metacsr_jax.kernels.rows import row_dot
-from metacsr_jax.models.attention import correlations
+from metacsr_jax.models.attention import allowed_pairs, attend, correlations
 from metacsr_jax.models.diffusion import DiffusionRepresenter, ItemTable, represent_drawn
-from metacsr_jax.models.encoders import ENCODERS, apply_tapped, attend
+from metacsr_jax.models.encoders import ENCODERS, apply_tapped
 from metacsr_jax.models.windows import encode_windows, in_basis, item_kernels, span_of
 from metacsr_jax.neighbourhood import Neighbourhood
-from metacsr_jax.tasks import History, Run, Runs
+from metacsr_jax.runs import evenly, tokens_of
+from metacsr_jax.tasks import History
 
 Params = Any  # a tree of arrays
 # Without a kernel for it and up to so many times as many items as candidates, one product with the catalogue is faster than gathering
@@ -51,7 +51,7 @@ class Network(NamedTuple):
         represent: (theta_1, inputs) -> ItemTable. Once per outer step: theta_1 is not adapted. Of a `Neighbourhood` instead of the
             whole graph, with the rows of theta_1 that it names.
         encode: (theta_2, table, context_BL, length_B, key or None, runs or None) -> s_BD. The contexts are left-padded item codes; with
-            a key (which is consumed) dropout is on; with runs (`tasks.Runs`) no more positions are computed than they say, where that
+            a key (which is consumed) dropout is on; with runs (`runs.Runs`) no more positions are computed than they say, where that
             pays.
         encode_tapped: (theta_2, table, context_BL, length_B, tap_BO) -> s_BD and what W6 read [B, F]; the taps are added to what W6
             gives. Without dropout.
@@ -111,7 +111,7 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
     def encode(theta_2, table, context_BL, length_B, key=None, runs=None):
         if config.dropout == config.input_dropout == 0:
             key = None
-        if key is None and config.encoder == "attention":
+        if key is None and config.encoder == "attention" and config.attention == "element":
             return encode_together(theta_2, table, context_BL, length_B, runs)
 
         def one(context_L, length, sample_key):
@@ -124,20 +124,17 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         return jax.vmap(one)(context_BL, length_B, jax.random.split(key, context_BL.shape[0]))
 
     def encode_together(theta_2, table, context_BL, length_B, runs):
-        """Layers that samples share as one product each, over no more positions than the contexts of a run have."""
+        """All samples' tokens in one product each, no more of them than the contexts of a run have."""
         if runs is None or jax.default_backend() != "cpu":
-            runs = Runs([Run(context_BL.shape[0], config.max_length)])
-        attended, start = [], 0
-        for count, longest in runs:
-            rows = slice(start, start + count)
-            start += count
-            read = jax.vmap(partial(looked_up, table))
-            item_KLD, valid_KL = read(context_BL[rows, -longest:], length_B[rows])
-            correlation_KLLO = correlations(theta_2["attention"], item_KLD)
-            attended.append(attend(config, theta_2, item_KLD, valid_KL, correlation_KLLO))
-        item_BLD, valid_BL = jax.vmap(partial(looked_up, table))(context_BL, length_B)
-        given = (item_BLD, valid_BL, True, jnp.concatenate(attended), runs)
-        return encoder.apply({"params": theta_2}, *given)
+            runs = evenly(*context_BL.shape)
+        valid_P = tokens_of(jax.vmap(real)(context_BL, length_B), runs)
+        item_PD = table.vector_ID[tokens_of(context_BL, runs)]
+        item_PD = jnp.where(valid_P[:, None], item_PD, 0.0)
+        attention = theta_2["attention"]
+        correlation_Q = correlations(attention, item_PD, runs)
+        allowed_Q = allowed_pairs(length_B, runs)
+        attended_PE = attend(config, attention, item_PD, allowed_Q, correlation_Q, runs)
+        return encoder.apply({"params": theta_2}, item_PD, valid_P, True, attended_PE, runs)
 
     def encode_tapped(theta_2, table, context_BL, length_B, tap_BO):
         def one(context_L, length, tap_O):

@@ -4,61 +4,69 @@ The tensor is the largest of the model and, written out and read again by every 
 Here value, first and second derivative are sums that are taken while the sigmoid is computed, and sigmoid(q + k) =
 1 / (1 + exp(-q) exp(-k)) takes one division a pair instead of an exponential.
 
-Dimension key: L positions (m: attended, n: attending), A = width. Written for one sequence; `vmap` gives the batch.
+Dimension key: P tokens and Q pairs of S sequences that come in runs (`metacsr_jax.runs`); L positions of one sequence (m: attended, n:
+attending), A = width.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from metacsr_jax.kernels.native import kernel
+from metacsr_jax.runs import Runs, join_pairs, join_tokens, split_pairs, split_tokens
 
 UNROLLED = 32  # up to so many positions a sum over them is written out term by term, which fuses into one loop
 
 
 def plain_pair_scores(from_LA: jax.Array, to_LA: jax.Array, weight_A: jax.Array) -> jax.Array:
-    """The same as `pair_scores` as the paper writes it; what the fast form is tested against."""
+    """The same as `pair_scores` of one sequence as the paper writes it, [m, n]; what the fast form is tested against."""
     return jax.nn.sigmoid(from_LA[:, None] + to_LA[None, :]) @ weight_A
 
 
-@jax.custom_vjp
-def pair_scores(from_LA: jax.Array, to_LA: jax.Array, weight_A: jax.Array) -> jax.Array:
-    """sum_a weight_a sigmoid(from_ma + to_na).
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pair_scores(end_P2A: jax.Array, weight_A: jax.Array, runs: Runs) -> jax.Array:
+    """sum_a weight_a sigmoid(from_ma + to_na) for all pairs [m, n] of each sequence.
 
     Differentiable as often as wanted in reverse mode; the first and second derivative store nothing of size L x L x A.
-    Equal to `plain_pair_scores` up to rounding where no feature of `from_LA` is further than 85 from that of the latest position;
-    beyond, a pair may be wrong, but is finite.
+    Equal to `plain_pair_scores` up to rounding where no feature of "from" is further than 85 from that of the sequence's latest
+    position; beyond, a pair may be wrong, but is finite.
 
     Args:
-        from_LA: W4 i_m.
-        to_LA: W5 i_n.
+        end_P2A: from = W4 i_m and to = W5 i_n.
         weight_A: W3.
+        runs: the sequences.
 
     Returns:
-        Scores [m, n].
+        Scores [Q].
     """
-    length = from_LA.shape[0]
-    result = jax.ShapeDtypeStruct((length, length), from_LA.dtype)
-    return kernel("PairScore", _score, result, *_exponentials(from_LA, to_LA), weight_A)
+
+    def plain(end_P2A, weight_A):
+        one = jax.vmap(_score, (0, None))
+        return join_pairs([one(end_SL2A, weight_A) for end_SL2A in split_tokens(end_P2A, runs)])
+
+    result = jax.ShapeDtypeStruct((runs.pairs,), end_P2A.dtype)
+    return kernel("PairScore", plain, result, end_P2A, weight_A, **runs.attributes)
 
 
-def _forward(from_LA, to_LA, weight_A):
+def _forward(end_P2A, weight_A, runs):
     # By its own name, so that a second derivative finds the rule again and not what is under it.
-    return pair_scores(from_LA, to_LA, weight_A), (from_LA, to_LA, weight_A)
+    return pair_scores(end_P2A, weight_A, runs), (end_P2A, weight_A)
 
 
-def _backward(given, score_LL):
-    return _pull(*given, score_LL)
+def _backward(runs, given, score_Q):
+    return _pull(*given, score_Q, runs)
 
 
 pair_scores.defvjp(_forward, _backward)
 
 
-@jax.custom_vjp
-def _pull(from_LA, to_LA, weight_A, g_LL):
-    """Derivatives of sum(g * pair_scores) for the three arguments."""
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _pull(end_P2A, weight_A, g_Q, runs):
+    """Derivatives of sum(g * pair_scores) for the two arguments."""
 
-    def plain(a_LA, b_LA, weight_A, g_LL):
-        (g_LL,) = _kept(g_LL)
+    def one(end_L2A, weight_A, g_LL):
+        a_LA, b_LA, g_LL = _kept(*_exponentials(end_L2A), g_LL)
 
         def term(s, g):
             return g * (s - s * s)
@@ -66,27 +74,43 @@ def _pull(from_LA, to_LA, weight_A, g_LL):
         d_from_LA = _over_n(a_LA, b_LA, g_LL, term) * weight_A[None]
         d_to_LA = _over_m(a_LA, b_LA, g_LL, term) * weight_A[None]
         d_weight_A = _total(_over_n(a_LA, b_LA, g_LL, lambda s, g: g * s))
-        return _kept(d_from_LA, d_to_LA, d_weight_A)
+        d_from_LA, d_to_LA, d_weight_A = _kept(d_from_LA, d_to_LA, d_weight_A)
+        return jnp.stack([d_from_LA, d_to_LA], axis=1), d_weight_A
 
-    result = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (from_LA, to_LA, weight_A))
-    given = (*_exponentials(from_LA, to_LA), weight_A, g_LL)
-    return tuple(kernel("PairPull", plain, result, *given))
+    def plain(end_P2A, weight_A, g_Q):
+        by_run = [
+            jax.vmap(one, (0, None, 0))(end_SL2A, weight_A, g_SLL)
+            for end_SL2A, g_SLL in zip(
+                split_tokens(end_P2A, runs), split_pairs(g_Q, runs), strict=True
+            )
+        ]
+        d_end, d_weight = zip(*by_run, strict=True)
+        return join_tokens(d_end, runs), jnp.concatenate(d_weight)
+
+    result = (
+        jax.ShapeDtypeStruct(end_P2A.shape, end_P2A.dtype),
+        jax.ShapeDtypeStruct((runs.sequences, *weight_A.shape), weight_A.dtype),
+    )
+    given = (end_P2A, weight_A, g_Q)
+    d_end_P2A, d_weight_SA = kernel("PairPull", plain, result, *given, **runs.attributes)
+    return d_end_P2A, jnp.sum(d_weight_SA, axis=0)
 
 
-def _pull_forward(from_LA, to_LA, weight_A, g_LL):
-    return _pull(from_LA, to_LA, weight_A, g_LL), (from_LA, to_LA, weight_A, g_LL)
+def _pull_forward(end_P2A, weight_A, g_Q, runs):
+    return _pull(end_P2A, weight_A, g_Q, runs), (end_P2A, weight_A, g_Q)
 
 
-def _pull_backward(given, cotangents):
+def _pull_backward(runs, given, cotangents):
     """Second derivative: of sum(u * d_from) + sum(v * d_to) + sum(r * d_weight).
 
     With s = sigmoid, s' = s (1 - s), s'' = s' (1 - 2 s) and p = (u_m + v_n) w the sum is sum_mn g_mn sum_a (p s' + r s).
     """
-    from_LA, to_LA, weight_A, g_LL = given
 
-    def plain(a_LA, b_LA, weight_A, g_LL, u_LA, v_LA, r_A):
-        uw_LA, vw_LA, u_LA, v_LA, g_LL, r_A = _kept(
-            u_LA * weight_A[None], v_LA * weight_A[None], u_LA, v_LA, g_LL, r_A
+    def one(end_L2A, weight_A, g_LL, uv_L2A, r_A):
+        u_LA, v_LA = uv_L2A[:, 0], uv_L2A[:, 1]
+        a_LA, b_LA, uw_LA, vw_LA, u_LA, v_LA, g_LL, r_A = _kept(
+            *_exponentials(end_L2A),
+            *(u_LA * weight_A[None], v_LA * weight_A[None], u_LA, v_LA, g_LL, r_A),
         )
 
         def slope(s, g, p):  # of p s' + r s
@@ -101,18 +125,36 @@ def _pull_backward(given, cotangents):
         d_g_LL = _over_a(
             a_LA, b_LA, lambda s, p: (s - s * s) * p + _along_last(r_A, s) * s, uw_LA, vw_LA
         )
-        return _kept(d_from_LA, d_to_LA, d_weight_A, d_g_LL)
+        d_from_LA, d_to_LA, d_weight_A, d_g_LL = _kept(d_from_LA, d_to_LA, d_weight_A, d_g_LL)
+        return jnp.stack([d_from_LA, d_to_LA], axis=1), d_weight_A, d_g_LL
 
-    result = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in given)
-    operands = (*_exponentials(from_LA, to_LA), weight_A, g_LL, *cotangents)
-    return tuple(kernel("PairPullPull", plain, result, *operands))
+    def plain(end_P2A, weight_A, g_Q, uv_P2A, r_A):
+        parts = (split_tokens(end_P2A, runs), split_pairs(g_Q, runs), split_tokens(uv_P2A, runs))
+        by_run = [
+            jax.vmap(one, (0, None, 0, 0, None))(end, weight_A, g, uv, r_A)
+            for end, g, uv in zip(*parts, strict=True)
+        ]
+        d_end, d_weight, d_g = zip(*by_run, strict=True)
+        return join_tokens(d_end, runs), jnp.concatenate(d_weight), join_pairs(d_g)
+
+    end_P2A, weight_A, g_Q = given
+    result = (
+        jax.ShapeDtypeStruct(end_P2A.shape, end_P2A.dtype),
+        jax.ShapeDtypeStruct((runs.sequences, *weight_A.shape), weight_A.dtype),
+        jax.ShapeDtypeStruct(g_Q.shape, g_Q.dtype),
+    )
+    d_end_P2A, d_weight_SA, d_g_Q = kernel(
+        "PairPullPull", plain, result, *given, *cotangents, **runs.attributes
+    )
+    return d_end_P2A, jnp.sum(d_weight_SA, axis=0), d_g_Q
 
 
 _pull.defvjp(_pull_forward, _pull_backward)
 
 
-def _exponentials(from_LA, to_LA):
+def _exponentials(end_L2A):
     """exp(-q) and exp(-k), both counted from the latest q, so that only one of them can overflow: 0 times infinity is no number."""
+    from_LA, to_LA = end_L2A[:, 0], end_L2A[:, 1]
     latest_A = from_LA[-1]
     apart_LA = jnp.clip(from_LA - latest_A[None], -85.0, 85.0)
     return _kept(jnp.exp(-apart_LA), jnp.exp(-(to_LA + latest_A[None])))
@@ -131,7 +173,8 @@ def _sigmoid(a, b):
     return 1.0 / (1.0 + a * b)
 
 
-def _score(a_LA, b_LA, weight_A):
+def _score(end_L2A, weight_A):
+    a_LA, b_LA = _exponentials(end_L2A)
     return _over_a(a_LA, b_LA, lambda s: s * _along_last(weight_A, s))
 
 

@@ -3,13 +3,14 @@
 As `jax.vjp` has it, the derivative is made as [O, F] and turned round wherever it is added to something, which for W6's 2,560 rows costs
 as much as the product. The three functions are the derivatives of one form, sum_k x_k^T W y_k; each one's derivatives are the other two.
 
-Dimension key: B, K samples, L positions, E features of one, F features in, O out.
+Dimension key: K samples; P tokens of S sequences that come in runs (`metacsr_jax.runs`), L positions, E features of one; F features in, O
+out.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+
+from metacsr_jax.runs import Runs, blocks_of
 
 
 def product(x: jax.Array, kernel_FO: jax.Array) -> jax.Array:
@@ -19,34 +20,27 @@ def product(x: jax.Array, kernel_FO: jax.Array) -> jax.Array:
     return products(x.reshape(-1, x.shape[-1]), kernel_FO).reshape(*x.shape[:-1], -1)
 
 
-def stair_product(
-    state_BF: jax.Array, kernel_FO: jax.Array, runs: Sequence[tuple[int, int]], length: int
-) -> jax.Array:
-    """x W of sequences of states, one position after the other, [B, O], where the positions ahead are zeros.
+def stair_product(state_PE: jax.Array, kernel_FO: jax.Array, runs: Runs, length: int) -> jax.Array:
+    """x W of sequences of states, one position after the other, [S, O]; the positions that a sequence lacks are zeros.
 
-    The positions that only longer sequences have are multiplied for those alone. Each row of W is read once.
+    Each row of W is read once, for the sequences that have its position.
 
     Args:
-        state_BF: L positions each, shorter sequences first; F = L E.
-        kernel_FO: W.
-        runs: number of sequences, and latest positions of theirs that are not zeros; at least as many as in the run before.
+        state_PE: of the tokens.
+        kernel_FO: W, F = L E.
+        runs: the sequences.
         length: L.
     """
-    state_BLE = state_BF.reshape(state_BF.shape[0], length, -1)
-    width = state_BLE.shape[2]
-    start, known, stairs = 0, 0, []
-    for count, longest in runs:
-        if longest > known:
-            stairs.append((start, length - longest, length - known))
-        start, known = start + count, longest
-    ahead = length - known  # zeros for everybody
-    sizes = [ahead * width, *((end - first) * width for _, first, end in reversed(stairs))]
-    out_BO = jnp.zeros((state_BLE.shape[0], kernel_FO.shape[1]), state_BLE.dtype)
-    parts = jax.lax.split(kernel_FO, sizes)[1:]
-    for (start, first, end), part_FO in zip(stairs, reversed(parts), strict=True):
-        block_KF = state_BLE[start:, first:end].reshape(-1, (end - first) * width)
-        out_BO = out_BO + jnp.pad(products(block_KF, part_FO), ((start, 0), (0, 0)))
-    return out_BO
+    width, stairs = state_PE.shape[1], runs.stairs
+    sizes = [(stair.far - stair.near) * width for stair in reversed(stairs)]
+    ahead = (length - runs.longest) * width  # zeros for everybody
+    parts = jax.lax.split(kernel_FO, [ahead, *sizes])[1:]
+    blocks = blocks_of(state_PE, runs)
+    out_SO = jnp.zeros((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
+    for stair, block, part_FO in zip(stairs, blocks, reversed(parts), strict=True):
+        made = products(block.reshape(block.shape[0], -1), part_FO)
+        out_SO = out_SO + jnp.pad(made, ((stair.first, 0), (0, 0)))
+    return out_SO
 
 
 @jax.custom_vjp

@@ -5,7 +5,8 @@ layer that reads items sees W^T i = (B W)^T c, and a gradient step on W adds i d
 B W alone. So descent on B W with the items' coordinates c is descent on W with the items, number for number, in matrices of H rows
 instead of D. Besides, windows of one history share the correlations of its pairs.
 
-Dimension key: H events of the history, C = min(H, D) coordinates, K windows, L positions of one, A width of W4 and W5, O of the output.
+Dimension key: H events of the history, N the same with padding ahead, C = min(H, D) coordinates, K windows, L positions of one, P tokens
+and Q pairs of all windows (`metacsr_jax.runs`), O width of the output.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metacsr_jax.config import ModelConfig
-from metacsr_jax.models.attention import correlations
-from metacsr_jax.models.encoders import AttentionEncoder, attend
+from metacsr_jax.models.attention import allowed_pairs, attend, correlations
+from metacsr_jax.models.encoders import AttentionEncoder
+from metacsr_jax.runs import evenly
 
 
 def span_of(item_HD: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -82,15 +84,19 @@ def encode_windows(
     Returns:
         s [K, O].
     """
-    length = encoder.config.max_length
-    correlation_HHO = correlations(theta_2["attention"], item_HC[None])[0]
+    attention, length = theta_2["attention"], encoder.config.max_length
+    history = item_HC.shape[0]
+    correlation_HH = correlations(attention, item_HC, evenly(1, history)).reshape(history, -1)
     ahead = (length, 0)  # whatever a window reads before the history begins is padding
-    item_PC = jnp.pad(item_HC, [ahead, (0, 0)])
-    valid_P = jnp.pad(valid_H, [ahead])
-    correlation_PPO = jnp.pad(correlation_HHO, [ahead, ahead, (0, 0)])
+    item_NC = jnp.pad(item_HC, [ahead, (0, 0)])
+    valid_N = jnp.pad(valid_H, [ahead])
+    correlation_NN = jnp.pad(correlation_HH, [ahead, ahead])
 
     rows = [slice(end, end + length) for end in end_K]
-    item_KLC, valid_KL = (jnp.stack([array[row] for row in rows]) for array in (item_PC, valid_P))
-    correlation_KLLO = jnp.stack([correlation_PPO[row, row] for row in rows])
-    attended_KLE = attend(encoder.config, theta_2, item_KLC, valid_KL, correlation_KLLO)
-    return encoder.apply({"params": theta_2}, item_KLC, valid_KL, True, attended_KLE)
+    runs = evenly(len(rows), length)
+    item_PC, valid_P = (jnp.concatenate([x[row] for row in rows]) for x in (item_NC, valid_N))
+    correlation_Q = jnp.stack([correlation_NN[row, row] for row in rows]).reshape(-1)
+    events_K = jnp.sum(valid_P.reshape(-1, length), axis=1, dtype=jnp.int32)
+    allowed_Q = allowed_pairs(events_K, runs)
+    attended_PE = attend(encoder.config, attention, item_PC, allowed_Q, correlation_Q, runs)
+    return encoder.apply({"params": theta_2}, item_PC, valid_P, True, attended_PE, runs)
