@@ -1,6 +1,7 @@
 """Kernels against what they stand for, in value, first and second derivative; what happens without them.
 
-Dimension key: T tasks, B lists or sequences, N indices, I rows, L positions, D = dim.
+Dimension key: T tasks, B lists, N indices, I rows, D = dim; S sequences in runs, P tokens, Q pairs; U tasks with matrices of their own, K
+samples of one, F rows.
 """
 
 import os
@@ -15,8 +16,12 @@ import pytest
 from metacsr_jax.errors import ConfigError
 from metacsr_jax.kernels import mixing, native, rows
 from metacsr_jax.models import pairs
+from metacsr_jax.models.attention import allowed_pairs
+from metacsr_jax.models.products import products
+from metacsr_jax.runs import Run, Runs, evenly
 
-ITEMS, LISTS, COUNT, LENGTH = 11, 19, 7, 5
+ITEMS, LISTS, COUNT = 11, 19, 7
+RUNS = Runs([Run(2, 1), Run(3, 4), Run(1, 4), Run(5, 5)])
 GENERATOR = np.random.default_rng(0)
 have_kernels = pytest.mark.skipif(
     jax.default_backend() != "cpu" or native.load() is not None,
@@ -35,17 +40,17 @@ def indices(*shape):
 def cases(dim):
     """Functions of float arrays, with their arguments."""
     index_BN = indices(LISTS, COUNT)
-    valid_LL = jnp.arange(LENGTH) > 1
-    allowed_LL = valid_LL[:, None] & valid_LL[None]
     start_M1 = jnp.asarray([0, 3, 3, 8], jnp.int32)
     sender_E = jnp.asarray([2, 0, 3, 1, 1, 2, 3, 0], jnp.int32)
     back = (
         jnp.asarray([0, 2, 4, 6, 8], jnp.int32),
         jnp.asarray([0, 2, 2, 2, 0, 2, 0, 2], jnp.int32),
     )
-    weight_LL = floats(LENGTH, LENGTH).at[0].set(0.0)  # padding
-    pull_g_LL = floats(LENGTH, LENGTH).at[:, 1].set(0.0)
-    pair = (floats(LENGTH, dim), floats(LENGTH, dim), floats(dim))
+    tokens, pairs_of = RUNS.tokens, RUNS.pairs
+    allowed_Q = allowed_pairs(jnp.asarray([1, 0, 4, 2, 3, 1, 5, 3, 0, 2, 4]), RUNS)
+    weight_Q = jnp.where(allowed_Q, floats(pairs_of), 0.0)
+    pull_g_Q = jnp.where(allowed_Q, floats(pairs_of), 0.0)
+    pair = (floats(tokens, 2, dim), floats(dim))
     return {
         "row_dot": (
             lambda t, v: rows.row_dot(t, v, index_BN),
@@ -63,13 +68,17 @@ def cases(dim):
             lambda t: rows.neighbour_sum(t, (start_M1, sender_E), back),
             (floats(4, dim),),
         ),
-        "mix": (mixing.mix, (weight_LL, floats(LENGTH, dim))),
-        "unmix": (mixing.unmix, (weight_LL, floats(LENGTH, 2, dim))),
-        "mix_dot": (mixing.mix_dot, (floats(LENGTH, dim), floats(LENGTH, 2, dim))),
-        "side_sum": (mixing.side_sum, (floats(LENGTH, LENGTH),)),
-        "side_softmax": (lambda s: mixing.side_softmax(s, allowed_LL), (floats(LENGTH, LENGTH),)),
-        "pair_scores": (pairs.pair_scores, pair),
-        "pair_pull": (lambda q, k, w: pairs._pull(q, k, w, pull_g_LL), pair),
+        "mix": (lambda w, i: mixing.mix(w, i, RUNS), (weight_Q, floats(tokens, dim))),
+        "unmix": (lambda w, m: mixing.unmix(w, m, RUNS), (weight_Q, floats(tokens, 2, dim))),
+        "mix_dot": (
+            lambda i, m: mixing.mix_dot(i, m, RUNS),
+            (floats(tokens, dim), floats(tokens, 2, dim)),
+        ),
+        "side_sum": (lambda x: mixing.side_sum(x, RUNS), (floats(pairs_of),)),
+        "side_softmax": (lambda s: mixing.side_softmax(s, allowed_Q, RUNS), (floats(pairs_of),)),
+        "pair_scores": (lambda e, w: pairs.pair_scores(e, w, RUNS), pair),
+        "pair_pull": (lambda e, w: pairs._pull(e, w, pull_g_Q, RUNS), pair),
+        "products": (jax.vmap(products), (floats(3, COUNT, dim), floats(3, dim, 5))),
     }
 
 
@@ -166,13 +175,28 @@ def test_rows_by_hand():
 
 def test_sides_by_hand():
     """Three positions: earlier ones mix into the first half, later ones into the second."""
-    weight_LL = jnp.array([[9.0, 1.0, 2.0], [3.0, 9.0, 4.0], [5.0, 6.0, 9.0]])
-    item_LD = jnp.array([[1.0], [10.0], [100.0]])
+    weight_Q = jnp.array([9.0, 1.0, 2.0, 3.0, 9.0, 4.0, 5.0, 6.0, 9.0])
+    item_PD = jnp.array([[1.0], [10.0], [100.0]])
+    one = evenly(1, 3)
     expected = [[[0], [3 * 10 + 5 * 100]], [[1], [6 * 100]], [[2 * 1 + 4 * 10], [0]]]
-    np.testing.assert_array_equal(mixing.mix(weight_LL, item_LD), expected)
-    sums = [[0, 1, 2 + 4], [3 + 5, 0, 2 + 4], [3 + 5, 6, 0]]
-    np.testing.assert_array_equal(mixing.side_sum(weight_LL), sums)
-    np.testing.assert_array_equal(mixing.side_max(weight_LL), [[0, 1, 4], [5, 0, 4], [5, 6, 0]])
+    np.testing.assert_array_equal(mixing.mix(weight_Q, item_PD, one), expected)
+    sums = [*[0, 1, 2 + 4], *[3 + 5, 0, 2 + 4], *[3 + 5, 6, 0]]
+    np.testing.assert_array_equal(mixing.side_sum(weight_Q, one), sums)
+    np.testing.assert_array_equal(mixing.side_max(weight_Q, one), [0, 1, 4, 5, 0, 4, 5, 6, 0])
+
+
+def test_runs_by_hand():
+    """One position, then two: the latest ones of both lie ahead of the other one of the second sequence."""
+    runs = Runs([Run(1, 1), Run(1, 2)])
+    item_PD = jnp.array(
+        [[1.0], [10.0], [100.0]]
+    )  # of the first; the second's latest; its earlier one
+    weight_Q = jnp.array([9.0, 9.0, 2.0, 3.0, 9.0])  # [0, 1] is from the earlier to the latest
+    expected = [[[0], [0]], [[2 * 100], [0]], [[0], [3 * 10]]]
+    np.testing.assert_array_equal(mixing.mix(weight_Q, item_PD, runs), expected)
+    np.testing.assert_array_equal(
+        mixing.mix_dot(item_PD, jnp.ones((3, 2, 1)), runs), [0, 0, 100, 10, 0]
+    )
 
 
 @have_kernels
@@ -183,9 +207,13 @@ def test_what_is_not_a_number_stays_so():
     dots = np.asarray(rows.row_dot(table_ID, one_BD, index_BN))[0]
     assert dots[0] == 1 and np.isnan(dots[1]) and np.isinf(dots[2])
     assert np.isnan(rows.row_sum(table_ID, jnp.ones((1, 3)), index_BN)).all()
-    score_LL = jnp.zeros((3, 3)).at[0, 2].set(jnp.nan)
-    weight_LL = np.asarray(mixing.side_softmax(score_LL, jnp.ones((3, 3), bool)))
+    score_Q, one = jnp.zeros((3, 3)).at[0, 2].set(jnp.nan).reshape(-1), evenly(1, 3)
+    allowed_Q = allowed_pairs(jnp.array([3]), one)
+    weight_LL = np.asarray(mixing.side_softmax(score_Q, allowed_Q, one)).reshape(3, 3)
     assert np.isnan(weight_LL[:2, 2]).all() and np.isfinite(weight_LL[:, :2]).all()
+    end_P2A = jnp.zeros((3, 2, 4)).at[1, 0, 2].set(jnp.nan)
+    score_LL = np.asarray(pairs.pair_scores(end_P2A, jnp.ones(4), one)).reshape(3, 3)
+    assert np.isnan(score_LL[1]).all() and np.isfinite(score_LL[[0, 2]]).all()
 
 
 @have_kernels

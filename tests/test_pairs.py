@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metacsr_jax.models.pairs import UNROLLED, pair_scores, plain_pair_scores
+from metacsr_jax.models import pairs
+from metacsr_jax.models.pairs import UNROLLED, plain_pair_scores
+from metacsr_jax.runs import evenly
 
 NAMES = ("from", "to", "weight")
 
@@ -19,6 +21,13 @@ def random_arguments(length, width=5, seed=0, scale=2.0):
         np.float32(scale * rng.standard_normal(shape))
         for shape in ((length, width), (length, width), (width,))
     )
+
+
+def pair_scores(from_LA, to_LA, weight_A):
+    """Of one sequence, [m, n]."""
+    length = from_LA.shape[0]
+    end_P2A = jnp.stack([from_LA, to_LA], axis=1)
+    return pairs.pair_scores(end_P2A, weight_A, evenly(1, length)).reshape(length, length)
 
 
 @pytest.mark.parametrize("length", [1, 4, 10, UNROLLED + 3])
@@ -61,8 +70,11 @@ def test_a_batch_is_its_sequences():
     weight_A = random_arguments(4)[2]
     from_BLA, to_BLA = (np.stack(part) for part in zip(*batch, strict=True))
     score_BLL = jax.vmap(pair_scores, (0, 0, None))(from_BLA, to_BLA, weight_A)
-    each = [plain_pair_scores(*pair, weight_A) for pair in batch]
-    np.testing.assert_allclose(score_BLL, np.stack(each), atol=2e-6)
+    each = np.stack([plain_pair_scores(*pair, weight_A) for pair in batch])
+    np.testing.assert_allclose(score_BLL, each, atol=2e-6)
+    end_P2A = np.stack([from_BLA, to_BLA], axis=2).reshape(-1, 2, from_BLA.shape[2])
+    score_Q = pairs.pair_scores(end_P2A, weight_A, evenly(3, 4))
+    np.testing.assert_allclose(score_Q, each.reshape(-1), atol=2e-6)
 
 
 @pytest.mark.parametrize("far", [30.0, 80.0])

@@ -27,12 +27,13 @@ from metacsr_jax.compilation import cache_directory
 from metacsr_jax.errors import ConfigError
 from metacsr_jax.parallel import mesh_size
 
-SOURCES = ("rows.cc", "pairs.cc")
+SOURCES = ("rows.cc", "pairs.cc", "matrices.cc")
 HEADERS = ("parallel.h",)
 NAMES = (
     *("RowDot", "RowSum", "RowOuter", "NeighbourSum"),
     *("PairScore", "PairPull", "PairPullPull"),
     *("SideSum", "SideMax", "Mix", "Unmix", "MixDot"),
+    *("TimesTransposed", "SumOfOuter"),
 )
 # Sums may be taken in any order, but NaN and infinity stay what they are: a diverged model has to show.
 FLAGS = (

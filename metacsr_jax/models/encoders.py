@@ -35,7 +35,9 @@ class Projection(nn.Module):
         bias_O = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
         def times(matrix):
-            return product(x_F, matrix) if runs is None else stair_product(x_F, matrix, runs, length)
+            return (
+                product(x_F, matrix) if runs is None else stair_product(x_F, matrix, runs, length)
+            )
 
         out = times(kernel)
         out = out + jnp.broadcast_to(bias_O, out.shape)
@@ -105,10 +107,8 @@ class AttentionEncoder(nn.Module):
     ) -> jax.Array:
         """Returns s_u [D] of one history; `valid_L` is False at padding. Of several, s [S, D], where tokens are given with what
         `attend` makes of them and the `runs` they come in."""
-        if attended_LE is None:
-            state_LF = PairAttention(self.config, name="attention")(item_LD, valid_L)
-        else:
-            state_LF = attended_LE
+        attention = PairAttention(self.config, name="attention")
+        state_LF = attention(item_LD, valid_L) if attended_LE is None else attended_LE
         if self.config.readout_items:
             state_LF = jnp.concatenate([state_LF, item_LD], axis=-1)
         return Readout(self.config, name="readout")(state_LF, valid_L, deterministic, runs)

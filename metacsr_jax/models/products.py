@@ -10,6 +10,7 @@ out.
 import jax
 import jax.numpy as jnp
 
+from metacsr_jax.kernels.matrices import sum_of_outer, times_transposed
 from metacsr_jax.runs import Runs, blocks_of
 
 
@@ -51,12 +52,12 @@ def products(x_KF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _back(y_KO, kernel_FO):
-    return jax.lax.dot_general(y_KO, kernel_FO, (((1,), (1,)), ((), ())))
+    return _back_of(y_KO, kernel_FO)
 
 
 @jax.custom_vjp
 def _outer(x_KF, y_KO):
-    return jax.lax.dot_general(x_KF, y_KO, (((0,), (0,)), ((), ())))
+    return _outer_of(x_KF, y_KO)
 
 
 products.defvjp(
@@ -71,3 +72,33 @@ _outer.defvjp(
     lambda x, y: (_outer(x, y), (x, y)),
     lambda given, kernel: (_back(given[1], kernel), products(given[0], kernel)),
 )
+
+
+# Where tasks that are mapped have matrices of their own, few samples of each are better served by a kernel.
+
+
+@jax.custom_batching.custom_vmap
+def _back_of(y_KO, kernel_FO):
+    return jax.lax.dot_general(y_KO, kernel_FO, (((1,), (1,)), ((), ())))
+
+
+@_back_of.def_vmap
+def _back_of_each(tasks, mapped, y, kernel):
+    if not mapped[1]:
+        return _back_of(y.reshape(-1, y.shape[2]), kernel).reshape(*y.shape[:2], -1), True
+    y_UKO = y if mapped[0] else jnp.broadcast_to(y, (tasks, *y.shape))
+    return times_transposed(y_UKO, kernel), True
+
+
+@jax.custom_batching.custom_vmap
+def _outer_of(x_KF, y_KO):
+    return jax.lax.dot_general(x_KF, y_KO, (((0,), (0,)), ((), ())))
+
+
+@_outer_of.def_vmap
+def _outer_of_each(tasks, mapped, *both):
+    x_UKF, y_UKO = (
+        a if own else jnp.broadcast_to(a, (tasks, *a.shape))
+        for a, own in zip(both, mapped, strict=True)
+    )
+    return sum_of_outer(x_UKF, y_UKO), True
