@@ -157,6 +157,21 @@ def test_mapped_operands_and_shared_ones(name):
         close(first, together, rtol=1e-5)
 
 
+@have_kernels
+@pytest.mark.parametrize("name", cases(3))
+def test_bits_do_not_depend_on_which_thread_computes(name):
+    function, arguments = cases(64)[name]
+
+    def total(*arguments):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(function(*arguments)))
+
+    every = tuple(range(len(arguments)))
+    both = jax.jit(lambda *a: (function(*a), jax.grad(total, every)(*a)))
+    first, *others = (jax.tree.map(np.asarray, both(*arguments)) for _ in range(40))
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, other, first)
+
+
 def test_rows_by_hand():
     """Two lists of two: rows 0 and 2 with vector (1, 10), row 2 twice with (2, 0)."""
     table_ID = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])

@@ -21,12 +21,27 @@
 #define METACSR_VECTORISE
 #endif
 
+#if defined(__GNUC__) && !defined(__clang__)
+#define METACSR_ONE_COPY __attribute__((noinline, noclone))
+#elif defined(__clang__)
+#define METACSR_ONE_COPY __attribute__((noinline))
+#else
+#define METACSR_ONE_COPY
+#endif
+
 namespace metacsr {
 
 namespace ffi = xla::ffi;
 using Floats = ffi::Buffer<ffi::F32>;
 using Ints = ffi::Buffer<ffi::S32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
+
+// The one compiled copy of a chunk's work. Were it inlined where the caller works and where its helpers do, the copies could round
+// differently, and a result would depend on which thread made it.
+template <typename Work>
+METACSR_ONE_COPY void Chunk(const void* work, int64_t chunk) {
+  (*static_cast<const Work*>(work))(chunk);
+}
 
 // Calls work(0) .. work(chunks - 1) and returns when all have. The caller works too and waits only for chunks that somebody has
 // begun, so that a pool whose threads are all callers goes on.
@@ -43,7 +58,7 @@ void ParallelFor(ffi::ThreadPool& pool, int64_t chunks, const Work& work) {
   const Work* task = &work;
   auto run = [shared, chunks, task] {
     int64_t finished = 0;
-    for (int64_t chunk; (chunk = shared->next.fetch_add(1)) < chunks; ++finished) (*task)(chunk);
+    for (int64_t chunk; (chunk = shared->next.fetch_add(1)) < chunks; ++finished) Chunk<Work>(task, chunk);
     if (finished == 0) return;
     std::lock_guard<std::mutex> lock(shared->mutex);
     if ((shared->done += finished) == chunks) shared->all_done.notify_all();
