@@ -156,6 +156,9 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
         return {**params, "rates": unflatten_dict(rates)}
 
     def personalise(params: Params, table: ItemTable, support: Samples, steps: int) -> Params:
+        samples = support.target_K.shape[0]
+        if not samples or not steps:
+            return params["encoder"]
         fast, shared = split_adapted(params["encoder"], adapted)
         rate: Any = config.inner_rate
         if config.method == "metasgd":
@@ -177,7 +180,6 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
             )
             return loss, x_KF
 
-        samples = support.target_K.shape[0]
         # Reptile averages the adapted copies themselves, Meta-SGD's rates are not the same for all of W6.
         whole = config.method in ("reptile", "metasgd") or in_coordinates(support)
         if not whole and low_rank_pays(fast, samples, steps):
@@ -188,14 +190,15 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
 
     def serve(params, table, support, context_GL, length_G, steps) -> Served:
         theta_2 = start = params["encoder"]
-        if steps and support.history is not None and localises(params):
+        adapts = steps and support.target_K.shape[0]
+        if adapts and support.history is not None and localises(params):
             start, history = network.in_span(start, table, support.history)
             support = support._replace(history=history)
             theta_2 = personalise({**params, "encoder": start}, table, support, steps)
             # What precedes the latest event's successor is the last window.
             s_GD = network.encode_windows(theta_2, history, [history.item_H.shape[0]])
         else:
-            if steps:
+            if adapts:
                 theta_2 = personalise(params, table, support, steps)
             s_GD = network.encode(theta_2, table, context_GL, length_G)
         return Served(theta_2, s_GD, support, relative_shift(start, theta_2, params["encoder"]))

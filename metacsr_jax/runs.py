@@ -7,7 +7,7 @@ that one product with rows of W6 reads lie side by side. Pairs of positions [m, 
 Dimension key: S sequences, L positions of one, P tokens, Q pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -42,7 +42,22 @@ class Stair(NamedTuple):
 
 @jax.tree_util.register_static
 class Runs(tuple[Run, ...]):
-    """Consecutive runs, which a program may rely on: not arrays, but part of their type."""
+    """Consecutive runs, which a program may rely on: not arrays, but part of their type.
+
+    Raises:
+        ValueError: there are none, a count is negative, or the lengths are not 1 or more and in order.
+    """
+
+    def __new__(cls, runs: Iterable[Run]) -> "Runs":
+        """Checked here, because a kernel does not look."""
+        self = super().__new__(cls, runs)
+        lengths = [longest for _, longest in self]
+        ordered = lengths == sorted(lengths) and all(length >= 1 for length in lengths)
+        if not self or not ordered or any(count < 0 for count, _ in self):
+            raise ValueError(
+                f"runs {tuple(self)}: expected some, of 1 or more positions, shorter ones first"
+            )
+        return self
 
     @property
     def sequences(self) -> int:

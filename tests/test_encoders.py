@@ -69,6 +69,8 @@ def test_runs_of_short_contexts_are_encoded_as_all_are(encoder, options, readout
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], results[1]
     )
     assert np.abs(results[0][0][1]).max() > 0.01
+    program = str(jax.make_jaxpr(lambda *g: total(*g, runs))(*given))
+    assert f"f32[{runs.tokens},2," in program  # W4 i and W5 i, of no padding that the runs rule out
 
 
 @every_encoder

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from metacsr_jax.errors import ConfigError
-from metacsr_jax.kernels import mixing, native, rows
+from metacsr_jax.kernels import matrices, mixing, native, rows
 from metacsr_jax.models import pairs
 from metacsr_jax.models.attention import allowed_pairs
 from metacsr_jax.models.products import products
@@ -82,6 +82,18 @@ def cases(dim):
     }
 
 
+CALLS = {
+    **dict.fromkeys(("row_dot", "row_sum", "row_outer"), ("RowDot", "RowSum", "RowOuter")),
+    "neighbour_sum": ("NeighbourSum",),
+    **dict.fromkeys(("mix", "unmix", "mix_dot"), ("Mix", "Unmix", "MixDot")),
+    "side_sum": ("SideSum",),
+    "side_softmax": ("SideSum", "SideMax"),
+    "pair_scores": ("PairScore", "PairPull", "PairPullPull"),
+    "pair_pull": ("PairPull", "PairPullPull"),
+    "products": ("TimesTransposed", "SumOfOuter"),
+}
+
+
 def derivatives(function, arguments):
     """Value, first and second derivative along random directions."""
     out = jax.eval_shape(function, *arguments)
@@ -125,9 +137,48 @@ def test_kernels_are_what_they_stand_for(monkeypatch, name, dim):
         jax.ffi, "ffi_call", lambda *a, **k: called.append(a[0]) or original(*a, **k)
     )
     fast = derivatives(function, arguments)
-    assert called
+    assert {f"metacsr_{kind}" for kind in CALLS[name]} <= set(called)
     monkeypatch.setattr(native, "usable", lambda *_: False)
     close(fast, derivatives(function, arguments))
+
+
+@have_kernels
+def test_what_does_not_fit_together_is_refused():
+    """A kernel reads as far as it is told; what it is told is checked before."""
+    weight_Q, item_PD, one = floats(RUNS.pairs), floats(RUNS.tokens, 3), evenly(1, 3)
+    table_ID, vector_BD, index_BN = floats(ITEMS, 3), floats(LISTS, 3), indices(LISTS, COUNT)
+    for wrong in (
+        lambda: mixing.mix(weight_Q, item_PD[:-1], RUNS),
+        lambda: mixing.mix(weight_Q[1:], item_PD, RUNS),
+        lambda: mixing.mix(weight_Q, item_PD, one),
+        lambda: pairs.pair_scores(floats(3, 2, 5), floats(4), one),
+        lambda: rows.row_dot(table_ID, vector_BD[1:], index_BN),
+        lambda: rows.row_dot(table_ID, floats(LISTS, 4), index_BN),
+        lambda: rows.row_sum(table_ID, floats(LISTS, COUNT + 1), index_BN),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            wrong()
+
+
+@have_kernels
+@pytest.mark.parametrize("shared", [(0,), (1,), ()])
+@pytest.mark.parametrize("count", [2, matrices.FEW + 1])
+def test_products_of_tasks_have_the_derivatives_of_each(count, shared):
+    given = (floats(3, count, 5), floats(3, 5, 4))
+    axes = tuple(None if n in shared else 0 for n in range(2))
+    given = tuple(a[0] if n in shared else a for n, a in enumerate(given))
+
+    def total(one, x, kernel):
+        return jnp.sum(jnp.sin(jax.vmap(one, axes)(x, kernel)))
+
+    def slope(one, *given):
+        return sum(jnp.sum(jnp.cos(g)) for g in jax.grad(total, (1, 2))(one, *given))
+
+    fast, plain = (
+        (jax.grad(total, (1, 2))(one, *given), jax.grad(slope, (1, 2))(one, *given))
+        for one in (products, jnp.matmul)
+    )
+    close(fast, plain, rtol=1e-5)
 
 
 @have_kernels
@@ -270,6 +321,11 @@ def test_a_compiler_that_fails_is_said(tmp_path):
     done = run(CXX=str(compiler), METACSR_KERNELS="auto", METACSR_CACHE_DIR=str(tmp_path))
     assert done.returncode and "no kernels for this CPU" in done.stderr  # warnings are errors here
     assert "no such flag" in done.stderr
+
+
+def test_a_compiler_that_is_named_and_missing_is_said(tmp_path):
+    done = run(CXX="no-such-compiler", METACSR_KERNELS="auto", METACSR_CACHE_DIR=str(tmp_path))
+    assert done.returncode and "no-such-compiler" in done.stderr
 
 
 def test_an_unknown_switch_is_refused(monkeypatch):

@@ -77,10 +77,11 @@ def test_a_batch_is_its_sequences():
     np.testing.assert_allclose(score_Q, each.reshape(-1), atol=2e-6)
 
 
-@pytest.mark.parametrize("far", [30.0, 80.0])
-def test_saturated_pairs_are_exact_up_to_a_distance_of_85(far):
+@pytest.mark.parametrize("near", [-4.0, 0.0, 4.0])
+@pytest.mark.parametrize("far", [-70.0, -30.0, 30.0, 70.0])
+def test_saturated_pairs_are_exact_up_to_a_distance_of_70(far, near):
     from_LA = np.float32([[far], [0.0]])
-    to_LA = np.float32([[0.0], [-far]])
+    to_LA = np.float32([[0.0], [near - far]])
     expected = jax.nn.sigmoid(from_LA[:, None, 0] + to_LA[None, :, 0])
     np.testing.assert_allclose(
         pair_scores(from_LA, to_LA, np.ones(1, np.float32)), expected, atol=1e-6

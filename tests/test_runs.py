@@ -6,6 +6,7 @@ Dimension key: S sequences, L positions, P tokens, Q pairs.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,12 @@ def test_pairs_of_real_events_are_allowed(runs, data):
         real_L = np.arange(longest) >= longest - events
         expected = real_L[:, None] & real_L[None] & ~np.eye(longest, dtype=bool)
         np.testing.assert_array_equal(square, expected)
+
+
+@pytest.mark.parametrize("runs", [[], [(1, 0)], [(1, 3), (1, 2)], [(-1, 2)]])
+def test_runs_that_are_none_are_refused(runs):
+    with pytest.raises(ValueError, match="shorter ones first"):
+        Runs(Run(*run) for run in runs)
 
 
 def test_runs_are_part_of_a_type():

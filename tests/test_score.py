@@ -96,6 +96,18 @@ def test_users_adapt_to_their_own_support_and_none_without_one(scored):
     np.testing.assert_array_equal(expected[2][[2, 3]], expected[0][[2, 3]])  # one event, none
 
 
+@pytest.mark.parametrize("adapt_per", ["user", "group"])
+def test_without_any_support_nobody_adapts(tiny, adapt_per):
+    """`protocol.max_support=0` is a support of no samples, and not an error."""
+    model = tiny()
+    offset_N1, items = np.array([0, 3, 5]), np.array([1, 2, 3, 4, 5], np.int32)
+    batch = case_batch(offset_N1, items, max_length=4, max_support=0)
+    table = model.network.represent(model.params["representer"], model.inputs)
+    score = make_score(model.network, model.learner, model.config, adapt_per)
+    still, adapted = (score(model.params, table, batch, steps) for steps in (0, 2))
+    np.testing.assert_array_equal(adapted, still)
+
+
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_groups_pool_their_support(tiny, loss):
     model = tiny(

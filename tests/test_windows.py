@@ -26,15 +26,15 @@ MODELS = {
 }
 
 
-def served(built, histories, steps):
+def served(built, histories, steps, exact=True):
     """Each user served twice: in the span of his history, and with the support as plain samples."""
     offset_N1 = np.concatenate([[0], np.cumsum([len(h) for h in histories])]).astype(np.int64)
     items = np.array([item for history in histories for item in history], np.int32)
     batch = case_batch(offset_N1, items, LENGTH, SUPPORT)
     support = support_samples(batch, built.config, built.num_items)
-    with jax.enable_x64(True):
+    with jax.enable_x64(exact):
         params, inputs = jax.tree.map(
-            lambda a: np.asarray(a, np.float64) if a.dtype == np.float32 else a,
+            lambda a: np.asarray(a, np.float64) if exact and a.dtype == np.float32 else a,
             (built.params, built.inputs),
         )
         table = built.network.represent(params["representer"], inputs)
@@ -73,6 +73,15 @@ def test_a_user_is_served_as_by_the_whole_matrices(tiny, model, steps, histories
         shift_B = np.asarray(inside[2])
         assert (shift_B[[0, 4]] > 1e-3).all()
         assert not shift_B[[2, 3]].any()  # one event, none: nothing to learn from
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_kernels_serve_him_so_too(tiny, model):
+    """In float32, where there are any, and to its digits."""
+    built = tiny(seed=2, model=MODELS[model], meta={"inner_rate": 0.2})
+    inside, whole = served(built, LONG, 3, exact=False)
+    for one, other in zip(inside[:3], whole[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

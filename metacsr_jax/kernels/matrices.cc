@@ -27,7 +27,7 @@ ffi::Error TimesTransposed(ffi::ThreadPool pool, Floats x, Floats matrix, Result
   return ffi::Error::Success();
 }
 
-// Adds `width` columns of sum_k x[k] y[k] to nothing; x are `stride` apart, y `columns`.
+// Writes `width` columns of sum_k x[k] y[k]; x are `stride` apart, y `columns`.
 template <int64_t kWidth>
 inline void SumOuter(const float* x, int64_t stride, const float* y, int64_t columns, int64_t samples, int64_t width, float* to) {
   float sum[kTile] = {};

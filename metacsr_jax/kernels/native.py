@@ -58,9 +58,17 @@ def kernel(
 
     Returns:
         What `plain` returns. Its derivative is that of `plain`: what is to be fast has a rule of its own around the call.
+
+    Raises:
+        TypeError, ValueError: the arguments do not fit together, or are not for such a result; a kernel does not look.
     """
     if not usable(*arguments):
         return plain(*arguments)
+    made = jax.eval_shape(plain, *arguments)
+    for found, wanted in zip(jax.tree.leaves(made), jax.tree.leaves(result), strict=True):
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            shapes = ", ".join(str(a.shape) for a in arguments)
+            raise ValueError(f"{name} of {shapes}: makes {found}, expected {wanted}")
     call = jax.ffi.ffi_call(f"metacsr_{name}", result, vmap_method="expand_dims")
 
     @jax.custom_vjp
@@ -104,7 +112,7 @@ def load() -> str | None:
         reason = getattr(error, "stderr", None) or str(error)
         if wanted == "on":
             raise ConfigError(f"{SWITCH}=on, but there are no kernels: {reason}") from error
-        if not isinstance(error, FileNotFoundError):
+        if not isinstance(error, FileNotFoundError) or os.environ.get("CXX"):
             warnings.warn(
                 f"no kernels for this CPU, the plain forms are used: {reason}", stacklevel=2
             )
@@ -127,8 +135,10 @@ def compiled() -> Path:
     compiler = shlex.split(os.environ.get("CXX", "")) or [_compiler()]
     here = Path(__file__).parent
     sources = [str(here / name) for name in SOURCES]
-    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
-    parts = [version, _processor(), jax.__version__.encode(), " ".join(FLAGS).encode()]
+    asked = [*compiler, "--version"]
+    version = subprocess.run(asked, capture_output=True, check=True, text=True).stdout
+    named = (version, *compiler, *FLAGS, jax.__version__)
+    parts = [_processor(), *(part.encode() for part in named)]
     parts += [(here / name).read_bytes() for name in (*SOURCES, *HEADERS)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     library = cache_directory() / "kernels" / f"{key}.so"

@@ -1,7 +1,7 @@
 // Sums over pairs of positions of sequences: scores W3^T sigmoid(q_m + k_n) with two derivatives, and mixtures of earlier and later items.
 //
 // One pass over the pairs while they are in the nearest cache, where XLA takes one for each result. Pairs of weight zero, padding for
-// instance, are passed over where they add nothing.
+// instance, are passed over where they add nothing (nor what is no number in them).
 
 #include <cmath>
 #include <cstring>
@@ -66,7 +66,7 @@ ffi::Error ForEachSequence(ffi::ThreadPool& pool, const Batch& batch, const Runs
   return ffi::Error::Success();
 }
 
-// A multiply and an add without rounding between them, where the processor has one; never taken apart.
+// A multiply and an add without rounding between them, where the processor has one.
 inline float MultiplyAdd(float x, float y, float z) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return std::fma(x, y, z);
@@ -75,7 +75,8 @@ inline float MultiplyAdd(float x, float y, float z) {
 #endif
 }
 
-// exp(x) to some 1e-7 of itself, in a form that loops over it are vectorised with (coefficients of the Cephes library).
+// exp(x) to some 1e-7 of itself (4e-6 on processors without such an instruction), in a form that loops over it are vectorised with
+// (coefficients of the Cephes library).
 inline float Exp(float x) {
   const float inside = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x;  // not a number stays what it is
   const float power = std::nearbyint(inside * 1.44269504f);

@@ -35,7 +35,7 @@ ffi::Error RowDot(ffi::ThreadPool pool, Floats table, Floats vector, Ints index,
   return ffi::Error::Success();
 }
 
-// Adds weight[k] * table[index[k]], k < length, to `to`, both from feature `first` on, `width` of them, at most kTile.
+// Writes the sum of weight[k] * table[index[k]], k < length, to `to`, both from feature `first` on, `width` of them, at most kTile.
 inline void SumRows(const float* table, int64_t rows, int64_t stride, const int32_t* index, const float* weight, int64_t length,
                     int64_t first, int64_t width, float* to) {
   float sum[kTile] = {};

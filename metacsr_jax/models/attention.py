@@ -47,9 +47,9 @@ def allowed_pairs(events_S: jax.Array, runs: Runs) -> jax.Array:
     parts, start = [], 0
     for count, longest in runs:
         ago_L = np.arange(longest, 0, -1)
-        earlier_LL = np.maximum(ago_L[:, None], ago_L[None])
-        earlier_LL[np.diag_indices(longest)] = np.iinfo(np.int32).max
-        parts.append(earlier_LL[None] <= events_S[start : start + count, None, None])
+        needed_LL = np.maximum(ago_L[:, None], ago_L[None])  # events, for both to be real
+        needed_LL[np.diag_indices(longest)] = np.iinfo(np.int32).max
+        parts.append(needed_LL[None] <= events_S[start : start + count, None, None])
         start += count
     return join_pairs(parts)
 
@@ -63,7 +63,7 @@ def correlations(attention: Mapping[str, Any], item_PD: jax.Array, runs: Runs) -
         runs: the sequences.
     """
     both_DA = jnp.concatenate([attention[name]["kernel"] for name in ("W4", "W5")], axis=1)
-    end_P2A = product(item_PD, both_DA).reshape(item_PD.shape[0], 2, -1)
+    end_P2A = product(item_PD, both_DA).reshape(-1, 2, both_DA.shape[1] // 2)
     return pair_scores(end_P2A, attention["W3"][:, 0], runs)
 
 
@@ -100,7 +100,7 @@ def attend(
     else:
         turned = (turned_pairs(x_Q, runs) for x_Q in (score_Q, allowed_Q))
         weight_Q = turned_pairs(side_softmax(*turned, runs), runs)
-    return mix(weight_Q, item_PD, runs).reshape(item_PD.shape[0], -1)
+    return mix(weight_Q, item_PD, runs).reshape(-1, 2 * item_PD.shape[1])
 
 
 def distances(config: ModelConfig, attention: Mapping[str, Any], length: int) -> jax.Array:

@@ -1,7 +1,8 @@
 """Sequence encoders: histories of item vectors to user preferences s_u (paper: eq. 8, section 5).
 
 Dimension key: L positions, D = dim, F = width the readout sees per position.
-Every encoder is written for one left-padded sequence and ends in a sub-module `readout`, which is what ANIL adapts.
+Every encoder is written for one left-padded sequence and ends in a sub-module `readout`, which is what ANIL adapts. The paper's also
+takes the tokens of many sequences in runs (`metacsr_jax.runs`); L then stands for these.
 """
 
 from typing import Any

@@ -29,8 +29,8 @@ def pair_scores(end_P2A: jax.Array, weight_A: jax.Array, runs: Runs) -> jax.Arra
     """sum_a weight_a sigmoid(from_ma + to_na) for all pairs [m, n] of each sequence.
 
     Differentiable as often as wanted in reverse mode; the first and second derivative store nothing of size L x L x A.
-    Equal to `plain_pair_scores` up to rounding where no feature of "from" is further than 85 from that of the sequence's latest
-    position; beyond, a pair may be wrong, but is finite.
+    Equal to `plain_pair_scores` up to rounding where no feature of "from" is further than 70 from that of the sequence's latest
+    position; beyond, a pair may be wrong, from 85 on by all of its weight, but is finite.
 
     Args:
         end_P2A: from = W4 i_m and to = W5 i_n.
