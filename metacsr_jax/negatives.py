@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metacsr_jax.kernels.native import kernel
 from metacsr_jax.sorting import unique
 
 
@@ -73,12 +74,16 @@ def draw_negatives(
     start_B1 = known.start_R[row_B][:, None]
     rank_BN = jax.random.randint(key, (row_B.shape[0], num_negatives), 0, num_items - count_B1)
 
-    def passed(entry_BN, place_BN):
-        del place_BN
-        return entry_BN <= rank_BN
+    def plain(gap_F, start_B1, count_B1, rank_BN):
+        def passed(entry_BN, place_BN):
+            del place_BN
+            return entry_BN <= rank_BN
 
-    gaps_BN = _search(known, start_B1, count_B1, passed, rank_BN.shape, num_items)
-    return (rank_BN + gaps_BN).astype(jnp.int32)
+        return _search(gap_F, start_B1, count_B1, passed, rank_BN.shape, num_items)
+
+    result = jax.ShapeDtypeStruct(rank_BN.shape, jnp.int32)
+    given = (jnp.asarray(known.gap_F), start_B1, count_B1, rank_BN)
+    return rank_BN + kernel("RowCount", plain, result, *given)
 
 
 def is_known(known: KnownItems, row_B: jax.Array, item_BN: jax.Array, num_items: int) -> jax.Array:
@@ -99,18 +104,19 @@ def is_known(known: KnownItems, row_B: jax.Array, item_BN: jax.Array, num_items:
     def smaller(entry_BN, place_BN):
         return entry_BN + place_BN < item_BN
 
-    low_BN = _search(known, start_B1, count_B1, smaller, item_BN.shape, num_items)
+    gap_F = jnp.asarray(known.gap_F)
+    low_BN = _search(gap_F, start_B1, count_B1, smaller, item_BN.shape, num_items)
     last = known.gap_F.shape[0] - 1
     found_BN = known.gap_F[jnp.minimum(start_B1 + low_BN, last)] + low_BN == item_BN
     return found_BN & (low_BN < count_B1)
 
 
-def _search(known, start_B1, count_B1, before, shape, num_items):
+def _search(gap_F, start_B1, count_B1, before, shape, num_items):
     """How many entries of each row come `before`, a predicate of a gap and its place that never turns true again."""
     low_BN = jnp.zeros(shape, jnp.int32)  # the number lies in [low, high]
     high_BN = jnp.broadcast_to(count_B1, shape)
-    gap_F, last = jnp.asarray(known.gap_F), known.gap_F.shape[0] - 1
-    longest = min(known.gap_F.shape[0], num_items)  # a row has at most that many entries
+    last = gap_F.shape[0] - 1
+    longest = min(gap_F.shape[0], num_items)  # a row has at most that many entries
 
     def halve(_, bounds):
         low_BN, high_BN = bounds

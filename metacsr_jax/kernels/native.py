@@ -30,7 +30,7 @@ from metacsr_jax.parallel import mesh_size
 SOURCES = ("rows.cc", "pairs.cc", "matrices.cc")
 HEADERS = ("parallel.h",)
 NAMES = (
-    *("RowDot", "RowSum", "RowOuter", "NeighbourSum"),
+    *("RowDot", "RowSum", "RowOuter", "RowCount", "NeighbourSum"),
     *("PairScore", "PairPull", "PairPullPull"),
     *("SideSum", "SideMax", "Mix", "Unmix", "MixDot"),
     *("TimesTransposed", "SumOfOuter"),

@@ -35,6 +35,7 @@ namespace ffi = xla::ffi;
 using Floats = ffi::Buffer<ffi::F32>;
 using Ints = ffi::Buffer<ffi::S32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
+using IntResult = ffi::ResultBuffer<ffi::S32>;
 
 // The one compiled copy of a chunk's work. Were it inlined where the caller works and where its helpers do, the copies could round
 // differently, and a result would depend on which thread made it.

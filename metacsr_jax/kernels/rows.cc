@@ -123,12 +123,36 @@ ffi::Error NeighbourSum(ffi::ThreadPool pool, Floats table, Ints start, Ints sen
   return ffi::Error::Success();
 }
 
+// out[b, n] = how many of the sorted entries of b's row are at most rank[b, n]
+ffi::Error RowCount(ffi::ThreadPool pool, Ints entry_F, Ints start, Ints count, Ints rank, IntResult out) {
+  const int64_t entries = Axis(entry_F, 1), lists = Axis(*out, 2), length = Axis(*out, 1);
+  const Batch batch(*out, 2);
+  const auto entry_of = batch.Parts(entry_F), start_of = batch.Parts(start), count_of = batch.Parts(count), rank_of = batch.Parts(rank);
+  ForEach(pool, batch.count() * lists, kLists, [&](int64_t list) {
+    const int64_t entry = list / lists, b = list % lists;
+    const int64_t low = std::min<int64_t>(std::max(start.typed_data()[start_of[entry] * lists + b], 0), entries);
+    const int64_t size = std::min<int64_t>(std::max(count.typed_data()[count_of[entry] * lists + b], 0), entries - low);
+    const int32_t* row = entry_F.typed_data() + entry_of[entry] * entries + low;
+    const int32_t* from = rank.typed_data() + (rank_of[entry] * lists + b) * length;
+    int32_t* __restrict to = out->typed_data() + (entry * lists + b) * length;
+    std::fill_n(to, length, 0);
+    for (int32_t left = size, half; left > 0; left -= half) {  // all lookups in a row halve it together
+      half = (left + 1) / 2;
+      METACSR_VECTORISE
+      for (int64_t n = 0; n < length; ++n) to[n] += row[to[n] + half - 1] <= from[n] ? half : 0;
+    }
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 #define METACSR_ROWS(name, first, second, third)                                                                             \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_##name, name,                                                                        \
                                 ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<first>().Arg<second>().Arg<third>().Ret<Floats>())
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_RowCount, RowCount,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Ints>().Arg<Ints>().Arg<Ints>().Arg<Ints>().Ret<Ints>());
 METACSR_ROWS(RowDot, Floats, Floats, Ints);
 METACSR_ROWS(RowSum, Floats, Floats, Ints);
 METACSR_ROWS(RowOuter, Floats, Floats, Ints);
