@@ -106,7 +106,7 @@ def attend(
 def distances(config: ModelConfig, attention: Mapping[str, Any], length: int) -> jax.Array:
     """d(|m - n|) of eq. 2, [L, L]: of earlier m in one direction, of later ones in the other."""
     position_L = np.arange(length)
-    step_LL = np.abs(position_L[:, None] - position_L[None]).astype(np.float32)
+    step_LL = np.abs(position_L[:, None] - position_L[None]).astype(float)
     if config.distance == "exp":
         return jnp.exp(step_LL)
     if config.distance == "linear":
