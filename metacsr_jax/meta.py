@@ -189,8 +189,7 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
         return unflatten_dict({**shared, **fast})
 
     def serve(params, table, support, context_GL, length_G, steps) -> Served:
-        theta_2 = start = params["encoder"]
-        adapts = steps and support.target_K.shape[0]
+        start, adapts = params["encoder"], steps and support.target_K.shape[0]
         if adapts and support.history is not None and localises(params):
             start, history = network.in_span(start, table, support.history)
             support = support._replace(history=history)
@@ -198,8 +197,7 @@ def make_meta_learner(network: Network, loss_config: LossConfig, config: MetaCon
             # What precedes the latest event's successor is the last window.
             s_GD = network.encode_windows(theta_2, history, [history.item_H.shape[0]])
         else:
-            if adapts:
-                theta_2 = personalise(params, table, support, steps)
+            theta_2 = personalise(params, table, support, steps)
             s_GD = network.encode(theta_2, table, context_GL, length_G)
         return Served(theta_2, s_GD, support, relative_shift(start, theta_2, params["encoder"]))
 

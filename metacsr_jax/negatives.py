@@ -106,8 +106,8 @@ def is_known(known: KnownItems, row_B: jax.Array, item_BN: jax.Array, num_items:
 
     gap_F = jnp.asarray(known.gap_F)
     low_BN = _search(gap_F, start_B1, count_B1, smaller, item_BN.shape, num_items)
-    last = known.gap_F.shape[0] - 1
-    found_BN = known.gap_F[jnp.minimum(start_B1 + low_BN, last)] + low_BN == item_BN
+    last = gap_F.shape[0] - 1
+    found_BN = gap_F[jnp.minimum(start_B1 + low_BN, last)] + low_BN == item_BN
     return found_BN & (low_BN < count_B1)
 
 

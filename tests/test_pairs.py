@@ -77,8 +77,10 @@ def test_a_batch_is_its_sequences():
     np.testing.assert_allclose(score_Q, each.reshape(-1), atol=2e-6)
 
 
-@pytest.mark.parametrize("near", [-4.0, 0.0, 4.0])
-@pytest.mark.parametrize("far", [-70.0, -30.0, 30.0, 70.0])
+FAR = [(far, near) for far in (-70.0, -30.0, 30.0, 70.0) for near in (-4.0, 0.0, 4.0)]
+
+
+@pytest.mark.parametrize(("far", "near"), [*FAR, (80.0, 0.0)])
 def test_saturated_pairs_are_exact_up_to_a_distance_of_70(far, near):
     from_LA = np.float32([[far], [0.0]])
     to_LA = np.float32([[0.0], [near - far]])

@@ -35,11 +35,7 @@ def mix(weight_Q: jax.Array, item_PD: jax.Array, runs: Runs) -> jax.Array:
             [jnp.einsum("mn,md->nd", w, item_LD) for w in _directed(weight_LL)], axis=1
         )
 
-    def plain(weight_Q, item_PD):
-        return join_tokens(
-            _each(one, split_pairs(weight_Q, runs), split_tokens(item_PD, runs)), runs
-        )
-
+    plain = _tokens_by(one, runs)
     result = jax.ShapeDtypeStruct((runs.tokens, 2, item_PD.shape[1]), item_PD.dtype)
     return kernel("Mix", plain, result, weight_Q, item_PD, **runs.attributes)
 
@@ -52,11 +48,7 @@ def unmix(weight_Q: jax.Array, mixed_P2D: jax.Array, runs: Runs) -> jax.Array:
         parts = zip(_directed(weight_LL), (mixed_L2D[:, 0], mixed_L2D[:, 1]), strict=True)
         return sum(jnp.einsum("mn,nd->md", w, mixed_LD) for w, mixed_LD in parts)
 
-    def plain(weight_Q, mixed_P2D):
-        return join_tokens(
-            _each(one, split_pairs(weight_Q, runs), split_tokens(mixed_P2D, runs)), runs
-        )
-
+    plain = _tokens_by(one, runs)
     result = jax.ShapeDtypeStruct(mixed_P2D.shape[::2], mixed_P2D.dtype)
     return kernel("Unmix", plain, result, weight_Q, mixed_P2D, **runs.attributes)
 
@@ -136,6 +128,15 @@ def _over_side(name, reduce, start, x_Q, runs):
 
     result = jax.ShapeDtypeStruct(x_Q.shape, x_Q.dtype)
     return kernel(name, plain, result, x_Q, **runs.attributes)
+
+
+def _tokens_by(one, runs):
+    """(weight_Q, x_P) -> tokens, where `one` makes them of one sequence's."""
+
+    def plain(weight_Q, x_P):
+        return join_tokens(_each(one, split_pairs(weight_Q, runs), split_tokens(x_P, runs)), runs)
+
+    return plain
 
 
 def _each(one, *by_run):
