@@ -14,7 +14,7 @@ from metacsr_jax.errors import ProtocolError
 from metacsr_jax.negatives import KnownItems, draw_negatives, known_items
 from metacsr_jax.runs import Run, Runs
 
-RUNS = 3  # more would save little padding and make products small
+RUNS = 5  # more would make products small
 
 
 class History(NamedTuple):

@@ -1,7 +1,7 @@
 """Kernels against what they stand for, in value, first and second derivative; what happens without them.
 
-Dimension key: T tasks, B lists, N indices, I rows, D = dim; S sequences in runs, P tokens, Q pairs; U tasks with matrices of their own, K
-samples of one, F rows.
+Dimension key: T tasks, B lists, N indices, I rows, D = dim; S sequences in runs, P tokens, Q pairs; K samples, F rows and O columns of a
+matrix.
 """
 
 import os
@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from metacsr_jax.errors import ConfigError
-from metacsr_jax.kernels import matrices, mixing, native, rows
+from metacsr_jax.kernels import mixing, native, rows
 from metacsr_jax.models import pairs
 from metacsr_jax.models.attention import allowed_pairs
-from metacsr_jax.models.products import products
-from metacsr_jax.runs import Run, Runs, evenly
+from metacsr_jax.models.products import product, stair_back, stair_outer, stair_product
+from metacsr_jax.runs import Run, Runs, evenly, padded
 
 ITEMS, LISTS, COUNT = 11, 19, 7
 RUNS = Runs([Run(2, 1), Run(3, 4), Run(1, 4), Run(5, 5)])
@@ -78,7 +78,19 @@ def cases(dim):
         "side_softmax": (lambda s: mixing.side_softmax(s, allowed_Q, RUNS), (floats(pairs_of),)),
         "pair_scores": (lambda e, w: pairs.pair_scores(e, w, RUNS), pair),
         "pair_pull": (lambda e, w: pairs._pull(e, w, pull_g_Q, RUNS), pair),
-        "products": (jax.vmap(products), (floats(3, COUNT, dim), floats(3, dim, 5))),
+        "product": (product, (floats(COUNT, dim), floats(dim, 5))),
+        "stair_product": (
+            lambda x, w: stair_product(x, w, RUNS, 6),
+            (floats(tokens, dim), floats(6 * dim, 33)),
+        ),
+        "stair_back": (
+            lambda y, w: stair_back(y, w, RUNS, 6),
+            (floats(RUNS.sequences, 33), floats(6 * dim, 33)),
+        ),
+        "stair_outer": (
+            lambda x, y: stair_outer(x, y, RUNS, 6),
+            (floats(tokens, dim), floats(RUNS.sequences, 33)),
+        ),
     }
 
 
@@ -90,7 +102,10 @@ CALLS = {
     "side_softmax": ("SideSum", "SideMax"),
     "pair_scores": ("PairScore", "PairPull", "PairPullPull"),
     "pair_pull": ("PairPull", "PairPullPull"),
-    "products": ("TimesTransposed", "SumOfOuter"),
+    **dict.fromkeys(
+        ("product", "stair_product", "stair_back", "stair_outer"),
+        ("StairTimes", "StairBack", "StairOuter"),
+    ),
 }
 
 
@@ -155,14 +170,56 @@ def test_what_does_not_fit_together_is_refused():
         lambda: rows.row_dot(table_ID, vector_BD[1:], index_BN),
         lambda: rows.row_dot(table_ID, floats(LISTS, 4), index_BN),
         lambda: rows.row_sum(table_ID, floats(LISTS, COUNT + 1), index_BN),
+        lambda: stair_product(item_PD[1:], floats(15, 4), RUNS, 5),
+        lambda: stair_product(item_PD, floats(14, 4), RUNS, 5),
+        lambda: stair_back(floats(RUNS.sequences - 1, 4), floats(15, 4), RUNS, 5),
+        lambda: stair_outer(item_PD, floats(RUNS.sequences + 1, 4), RUNS, 5),
+        lambda: stair_outer(item_PD, floats(RUNS.sequences, 4), RUNS, 4),
     ):
         with pytest.raises((TypeError, ValueError)):
             wrong()
 
 
-@have_kernels
+SIZES = [1, 2, 31, 33]  # a panel of columns is 8, 16 or 32 wide, a tile has up to 14 rows
+
+
+@pytest.mark.parametrize("depth", [1, 16, 129])  # a panel holds 128 rows
+@pytest.mark.parametrize("columns", SIZES)
+@pytest.mark.parametrize("rows", [*SIZES, 600])
+def test_products_of_all_sizes(rows, depth, columns):
+    """Every edge of tiles, panels and parts; whole numbers, so that sums in any order are equal to the bit."""
+    x_KF, kernel_FO, y_KO = (
+        jnp.asarray(GENERATOR.integers(-8, 9, shape), jnp.float32)
+        for shape in ((rows, depth), (depth, columns), (rows, columns))
+    )
+    out, pull = jax.vjp(product, x_KF, kernel_FO)
+    for made, left, right in zip(
+        (out, *pull(y_KO)), (x_KF, y_KO, x_KF.T), (kernel_FO, kernel_FO.T, y_KO), strict=True
+    ):
+        np.testing.assert_array_equal(made, np.asarray(left) @ np.asarray(right))
+
+
+@pytest.mark.parametrize("width", [1, 3, 256])  # 256: positions lie a page apart
+@pytest.mark.parametrize("runs", [RUNS, evenly(5, 6), Runs([Run(0, 2), Run(40, 4)])])
+def test_stairs_are_the_product_of_padded_sequences(runs, width):
+    state_PE, kernel_FO = floats(runs.tokens, width), floats(6 * width, 7)
+
+    def whole(state_PE, kernel_FO):
+        return padded(state_PE, runs, 6).reshape(runs.sequences, -1) @ kernel_FO
+
+    y_SO = floats(runs.sequences, 7)
+    made, expected = (
+        (out, pull(y_SO))
+        for out, pull in (
+            jax.vjp(lambda *a: stair_product(*a, runs, 6), state_PE, kernel_FO),
+            jax.vjp(whole, state_PE, kernel_FO),
+        )
+    )
+    close(made, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("shared", [(0,), (1,), ()])
-@pytest.mark.parametrize("count", [2, matrices.FEW + 1])
+@pytest.mark.parametrize("count", [2, 40])
 def test_products_of_tasks_have_the_derivatives_of_each(count, shared):
     given = (floats(3, count, 5), floats(3, 5, 4))
     axes = tuple(None if n in shared else 0 for n in range(2))
@@ -176,7 +233,7 @@ def test_products_of_tasks_have_the_derivatives_of_each(count, shared):
 
     fast, plain = (
         (jax.grad(total, (1, 2))(one, *given), jax.grad(slope, (1, 2))(one, *given))
-        for one in (products, jnp.matmul)
+        for one in (product, jnp.matmul)
     )
     close(fast, plain, rtol=1e-5)
 

@@ -28,12 +28,12 @@ from metacsr_jax.errors import ConfigError
 from metacsr_jax.parallel import mesh_size
 
 SOURCES = ("rows.cc", "pairs.cc", "matrices.cc")
-HEADERS = ("parallel.h",)
+HEADERS = ("parallel.h", "runs.h")
 NAMES = (
     *("RowDot", "RowSum", "RowOuter", "RowCount", "NeighbourSum"),
     *("PairScore", "PairPull", "PairPullPull"),
     *("SideSum", "SideMax", "Mix", "Unmix", "MixDot"),
-    *("TimesTransposed", "SumOfOuter"),
+    *("StairTimes", "StairBack", "StairOuter"),
 )
 # Sums may be taken in any order, but NaN and infinity stay what they are: a diverged model has to show.
 FLAGS = (

@@ -9,58 +9,16 @@
 #include <vector>
 
 #include "parallel.h"
+#include "runs.h"
 
 namespace metacsr {
 namespace {
 
 constexpr int64_t kSequences = 8;  // in a chunk
 
-using Numbers = ffi::Span<const int64_t>;
-
-// Sequences that come in runs, and where their tokens and pairs lie (metacsr_jax/runs.py).
-class Runs {
- public:
-  Runs(Numbers counts, Numbers longest) {
-    for (int64_t count : counts) sequences_ += count;
-    first_.reserve(sequences_ + 1);
-    pair_.reserve(sequences_ + 1);
-    for (size_t run = 0; run < counts.size(); ++run) {
-      for (int64_t n = 0; n < counts[run]; ++n) {
-        first_.push_back(tokens_);
-        pair_.push_back(pairs_);
-        tokens_ += longest[run];
-        pairs_ += longest[run] * longest[run];
-      }
-    }
-    first_.push_back(tokens_);
-    row_.resize(tokens_);
-    int64_t start = 0, known = 0, base = 0;  // of the run, of the stair
-    for (size_t run = 0; run < counts.size(); start += counts[run], ++run) {
-      const int64_t wide = longest[run] - known;
-      if (wide <= 0) continue;
-      for (int64_t s = start; s < sequences_; ++s, base += wide) {
-        const int64_t stop = first_[s + 1] - known;  // of this stair's part of the sequence
-        for (int64_t n = 0; n < wide; ++n) row_[stop - wide + n] = base + n;
-      }
-      known = longest[run];
-    }
-  }
-
-  int64_t sequences() const { return sequences_; }
-  int64_t tokens() const { return tokens_; }
-  int64_t pairs() const { return pairs_; }
-  int64_t length(int64_t s) const { return first_[s + 1] - first_[s]; }
-  const int64_t* rows(int64_t s) const { return row_.data() + first_[s]; }  // of the sequence's tokens, the earliest first
-  int64_t pair(int64_t s) const { return pair_[s]; }
-
- private:
-  int64_t sequences_ = 0, tokens_ = 0, pairs_ = 0;
-  std::vector<int64_t> first_, pair_, row_;
-};
-
 // Calls work(entry, s) for every sequence of every entry of a batch.
 template <typename Work>
-ffi::Error ForEachSequence(ffi::ThreadPool& pool, const Batch& batch, const Runs& runs, const Work& work) {
+ffi::Error ForEachSequence(ffi::ThreadPool& pool, const Batch& batch, const Sequences& runs, const Work& work) {
   const int64_t each = runs.sequences();
   ForEach(pool, batch.count() * each, kSequences, [&](int64_t n) { work(n / each, n % each); });
   return ffi::Error::Success();
@@ -130,14 +88,15 @@ class Exponentials {
 // With a = exp(-q), b = exp(-k): out[m, n] = sum_d weight[d] / (1 + a[m, d] b[n, d])
 ffi::Error PairScore(ffi::ThreadPool pool, Floats end, Floats weight, Result out, Numbers counts, Numbers longest) {
   const int64_t width = Axis(end, 1);
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*out, 1);
-  const auto end_of = batch.Parts(end), weight_of = batch.Parts(weight);
+  const auto end_of = batch.Of(end, 3), weight_of = batch.Of(weight, 1);
+  const auto out_of = batch.Of(*out, 1);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
     const int64_t length = runs.length(s);
-    const Exponentials exp(end.typed_data() + end_of[entry] * runs.tokens() * 2 * width, runs.rows(s), length, width);
-    const float* w = weight.typed_data() + weight_of[entry] * width;
-    float* to = out->typed_data() + entry * runs.pairs() + runs.pair(s);
+    const Exponentials exp(end_of[entry], runs.rows(s), length, width);
+    const float* w = weight_of[entry];
+    float* to = out_of[entry] + runs.pair(s);
     for (int64_t m = 0; m < length; ++m) {
       const float* am = exp.a(m);
       for (int64_t n = 0; n < length; ++n) {
@@ -154,18 +113,19 @@ ffi::Error PairScore(ffi::ThreadPool pool, Floats end, Floats weight, Result out
 ffi::Error PairPull(ffi::ThreadPool pool, Floats end, Floats weight, Floats g, Result d_end, Result d_weight, Numbers counts,
                     Numbers longest) {
   const int64_t width = Axis(end, 1);
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*d_end, 3);
-  const auto end_of = batch.Parts(end), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
+  const auto end_of = batch.Of(end, 3), weight_of = batch.Of(weight, 1), g_of = batch.Of(g, 1);
+  const auto d_end_of = batch.Of(*d_end, 3), d_weight_of = batch.Of(*d_weight, 2);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
     const int64_t length = runs.length(s);
     const int64_t* row = runs.rows(s);
-    const Exponentials exp(end.typed_data() + end_of[entry] * runs.tokens() * 2 * width, row, length, width);
-    const float* w = weight.typed_data() + weight_of[entry] * width;
-    const float* gmn = g.typed_data() + g_of[entry] * runs.pairs() + runs.pair(s);
-    float* to = d_end->typed_data() + entry * runs.tokens() * 2 * width;
+    const Exponentials exp(end_of[entry], row, length, width);
+    const float* w = weight_of[entry];
+    const float* gmn = g_of[entry] + runs.pair(s);
+    float* to = d_end_of[entry];
     for (int64_t m = 0; m < length; ++m) std::fill_n(to + row[m] * 2 * width, 2 * width, 0.0f);
-    float* __restrict dw = d_weight->typed_data() + (entry * runs.sequences() + s) * width;
+    float* __restrict dw = d_weight_of[entry] + s * width;
     std::fill_n(dw, width, 0.0f);
     for (int64_t m = 0; m < length; ++m) {
       const float* am = exp.a(m);
@@ -197,23 +157,24 @@ ffi::Error PairPull(ffi::ThreadPool pool, Floats end, Floats weight, Floats g, R
 ffi::Error PairPullPull(ffi::ThreadPool pool, Floats end, Floats weight, Floats g, Floats uv, Floats r, Result d_end, Result d_weight,
                         Result d_g, Numbers counts, Numbers longest) {
   const int64_t width = Axis(end, 1);
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*d_end, 3);
-  const auto end_of = batch.Parts(end), weight_of = batch.Parts(weight), g_of = batch.Parts(g);
-  const auto uv_of = batch.Parts(uv), r_of = batch.Parts(r);
+  const auto end_of = batch.Of(end, 3), weight_of = batch.Of(weight, 1), g_of = batch.Of(g, 1);
+  const auto uv_of = batch.Of(uv, 3), r_of = batch.Of(r, 1);
+  const auto d_end_of = batch.Of(*d_end, 3), d_weight_of = batch.Of(*d_weight, 2), d_g_of = batch.Of(*d_g, 1);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
-    const int64_t length = runs.length(s), tokens = runs.tokens() * 2 * width;
+    const int64_t length = runs.length(s);
     const int64_t* row = runs.rows(s);
-    const Exponentials exp(end.typed_data() + end_of[entry] * tokens, row, length, width);
-    const float* w = weight.typed_data() + weight_of[entry] * width;
-    const float* rd = r.typed_data() + r_of[entry] * width;
-    const float* gmn = g.typed_data() + g_of[entry] * runs.pairs() + runs.pair(s);
-    const float* moving = uv.typed_data() + uv_of[entry] * tokens;
-    float* to = d_end->typed_data() + entry * tokens;
+    const Exponentials exp(end_of[entry], row, length, width);
+    const float* w = weight_of[entry];
+    const float* rd = r_of[entry];
+    const float* gmn = g_of[entry] + runs.pair(s);
+    const float* moving = uv_of[entry];
+    float* to = d_end_of[entry];
     for (int64_t m = 0; m < length; ++m) std::fill_n(to + row[m] * 2 * width, 2 * width, 0.0f);
-    float* __restrict dw = d_weight->typed_data() + (entry * runs.sequences() + s) * width;
+    float* __restrict dw = d_weight_of[entry] + s * width;
     std::fill_n(dw, width, 0.0f);
-    float* dg = d_g->typed_data() + entry * runs.pairs() + runs.pair(s);
+    float* dg = d_g_of[entry] + runs.pair(s);
     for (int64_t m = 0; m < length; ++m) {
       const float* am = exp.a(m);
       const float* um = moving + row[m] * 2 * width;
@@ -243,15 +204,16 @@ ffi::Error PairPullPull(ffi::ThreadPool pool, Floats end, Floats weight, Floats 
 // out[n, 0] = sum over m < n of weight[m, n] item[m]; out[n, 1] = the same over m > n
 ffi::Error Mix(ffi::ThreadPool pool, Floats weight, Floats item, Result out, Numbers counts, Numbers longest) {
   const int64_t width = Axis(item, 1);
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*out, 3);
-  const auto weight_of = batch.Parts(weight), item_of = batch.Parts(item);
+  const auto weight_of = batch.Of(weight, 1), item_of = batch.Of(item, 2);
+  const auto out_of = batch.Of(*out, 3);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
     const int64_t length = runs.length(s);
     const int64_t* row = runs.rows(s);
-    const float* w = weight.typed_data() + weight_of[entry] * runs.pairs() + runs.pair(s);
-    const float* from = item.typed_data() + item_of[entry] * runs.tokens() * width;
-    float* to = out->typed_data() + entry * runs.tokens() * 2 * width;
+    const float* w = weight_of[entry] + runs.pair(s);
+    const float* from = item_of[entry];
+    float* to = out_of[entry];
     for (int64_t n = 0; n < length; ++n) std::fill_n(to + row[n] * 2 * width, 2 * width, 0.0f);
     for (int64_t m = 0; m < length; ++m) {
       const float* item_m = from + row[m] * width;
@@ -269,15 +231,16 @@ ffi::Error Mix(ffi::ThreadPool pool, Floats weight, Floats item, Result out, Num
 // out[m] = sum over n of weight[m, n] mixed[n, m > n], n other than m
 ffi::Error Unmix(ffi::ThreadPool pool, Floats weight, Floats mixed, Result out, Numbers counts, Numbers longest) {
   const int64_t width = Axis(*out, 1);
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*out, 2);
-  const auto weight_of = batch.Parts(weight), mixed_of = batch.Parts(mixed);
+  const auto weight_of = batch.Of(weight, 1), mixed_of = batch.Of(mixed, 3);
+  const auto out_of = batch.Of(*out, 2);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
     const int64_t length = runs.length(s);
     const int64_t* row = runs.rows(s);
-    const float* w = weight.typed_data() + weight_of[entry] * runs.pairs() + runs.pair(s);
-    const float* from = mixed.typed_data() + mixed_of[entry] * runs.tokens() * 2 * width;
-    float* to = out->typed_data() + entry * runs.tokens() * width;
+    const float* w = weight_of[entry] + runs.pair(s);
+    const float* from = mixed_of[entry];
+    float* to = out_of[entry];
     for (int64_t m = 0; m < length; ++m) {
       float* __restrict sum = to + row[m] * width;
       std::fill_n(sum, width, 0.0f);
@@ -295,15 +258,16 @@ ffi::Error Unmix(ffi::ThreadPool pool, Floats weight, Floats mixed, Result out, 
 // out[m, n] = item[m] . mixed[n, m > n], 0 where n is m
 ffi::Error MixDot(ffi::ThreadPool pool, Floats item, Floats mixed, Result out, Numbers counts, Numbers longest) {
   const int64_t width = Axis(item, 1);
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*out, 1);
-  const auto item_of = batch.Parts(item), mixed_of = batch.Parts(mixed);
+  const auto item_of = batch.Of(item, 2), mixed_of = batch.Of(mixed, 3);
+  const auto out_of = batch.Of(*out, 1);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
     const int64_t length = runs.length(s);
     const int64_t* row = runs.rows(s);
-    const float* from = item.typed_data() + item_of[entry] * runs.tokens() * width;
-    const float* with = mixed.typed_data() + mixed_of[entry] * runs.tokens() * 2 * width;
-    float* to = out->typed_data() + entry * runs.pairs() + runs.pair(s);
+    const float* from = item_of[entry];
+    const float* with = mixed_of[entry];
+    float* to = out_of[entry] + runs.pair(s);
     for (int64_t m = 0; m < length; ++m) {
       const float* item_m = from + row[m] * width;
       for (int64_t n = 0; n < length; ++n) {
@@ -319,13 +283,14 @@ ffi::Error MixDot(ffi::ThreadPool pool, Floats item, Floats mixed, Result out, N
 // out[m, n] = sum (or maximum) of x[k, n] over the k that are on m's side of n; 0 where m is n
 template <bool kMaximum>
 ffi::Error OverSide(ffi::ThreadPool pool, Floats x, Result out, Numbers counts, Numbers longest) {
-  const Runs runs(counts, longest);
+  const Sequences runs(counts, longest);
   const Batch batch(*out, 1);
-  const auto x_of = batch.Parts(x);
+  const auto x_of = batch.Of(x, 1);
+  const auto out_of = batch.Of(*out, 1);
   return ForEachSequence(pool, batch, runs, [&](int64_t entry, int64_t s) {
     const int64_t length = runs.length(s);
-    const float* from = x.typed_data() + x_of[entry] * runs.pairs() + runs.pair(s);
-    float* to = out->typed_data() + entry * runs.pairs() + runs.pair(s);
+    const float* from = x_of[entry] + runs.pair(s);
+    float* to = out_of[entry] + runs.pair(s);
     std::vector<float> total(2 * length, kMaximum ? -std::numeric_limits<float>::infinity() : 0.0f);
     for (int64_t m = 0; m < length; ++m) {
       for (int64_t n = 0; n < length; ++n) {
@@ -343,8 +308,6 @@ ffi::Error OverSide(ffi::ThreadPool pool, Floats x, Result out, Numbers counts, 
 auto Bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 }  // namespace
-
-#define METACSR_RUNS Attr<Numbers>("counts").Attr<Numbers>("longest")
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_PairScore, PairScore, Bound().Arg<Floats>().Arg<Floats>().Ret<Floats>().METACSR_RUNS);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(metacsr_PairPull, PairPull,

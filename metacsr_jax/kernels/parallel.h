@@ -44,15 +44,22 @@ METACSR_ONE_COPY void Chunk(const void* work, int64_t chunk) {
   (*static_cast<const Work*>(work))(chunk);
 }
 
+constexpr int kSpins = 2000;  // some 20 us, before a thread that waits for others goes to sleep, from which it takes as long to wake
+
+inline void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Calls work(0) .. work(chunks - 1) and returns when all have. The caller works too and waits only for chunks that somebody has
 // begun, so that a pool whose threads are all callers goes on.
 template <typename Work>
 void ParallelFor(ffi::ThreadPool& pool, int64_t chunks, const Work& work) {
   struct Shared {
-    std::atomic<int64_t> next{0};
-    int64_t done = 0;
+    std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
-    std::condition_variable all_done;
+    std::condition_variable wake;
   };
   auto shared = std::make_shared<Shared>();
   // `work` lives on the caller's stack: a thread that comes late finds no chunk and does not touch it.
@@ -62,13 +69,16 @@ void ParallelFor(ffi::ThreadPool& pool, int64_t chunks, const Work& work) {
     for (int64_t chunk; (chunk = shared->next.fetch_add(1)) < chunks; ++finished) Chunk<Work>(task, chunk);
     if (finished == 0) return;
     std::lock_guard<std::mutex> lock(shared->mutex);
-    if ((shared->done += finished) == chunks) shared->all_done.notify_all();
+    if ((shared->done += finished) == chunks) shared->wake.notify_all();
   };
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), chunks) - 1;
   for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule([run] { run(); });
   run();
+  auto all_done = [&] { return shared->done.load(std::memory_order_acquire) == chunks; };
+  for (int spin = 0; spin < kSpins && !all_done(); ++spin) Pause();
+  if (all_done()) return;
   std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->all_done.wait(lock, [&] { return shared->done == chunks; });
+  shared->wake.wait(lock, all_done);
 }
 
 // Calls work(0) .. work(count - 1), `at_a_time` of them in a chunk.
@@ -92,12 +102,12 @@ class Batch {
 
   int64_t count() const { return count_; }
 
-  // Which part of an operand belongs to each entry of the batch.
+  // Where the part of an operand or result begins that belongs to each entry of the batch; `own` of its axes are not leading ones.
   template <typename Buffer>
-  std::vector<int64_t> Parts(const Buffer& operand) const {
+  auto Of(const Buffer& operand, size_t own) const {
     auto dims = operand.dimensions();
-    std::vector<int64_t> parts(count_, 0);
-    int64_t stride = 1, repeat = 1;  // of the operand, of the batch
+    std::vector<decltype(operand.typed_data())> parts(count_, operand.typed_data());
+    int64_t stride = Size(dims, own), repeat = 1;  // of the operand, of the batch
     for (size_t axis = sizes_.size(); axis-- > 0;) {
       if (dims[axis] != 1) {
         for (int64_t entry = 0; entry < count_; ++entry) parts[entry] += entry / repeat % sizes_[axis] * stride;
@@ -109,6 +119,13 @@ class Batch {
   }
 
  private:
+  template <typename Dimensions>
+  static int64_t Size(const Dimensions& dims, size_t own) {
+    int64_t size = 1;
+    for (size_t axis = dims.size() - own; axis < dims.size(); ++axis) size *= dims[axis];
+    return size;
+  }
+
   std::vector<int64_t> sizes_;
   int64_t count_ = 1;
 };

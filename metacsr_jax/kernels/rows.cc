@@ -17,13 +17,13 @@ constexpr int64_t kLists = 16;  // lists of indices in a chunk
 ffi::Error RowDot(ffi::ThreadPool pool, Floats table, Floats vector, Ints index, Result out) {
   const int64_t rows = Axis(table, 2), width = Axis(table, 1), lists = Axis(*out, 2), length = Axis(*out, 1);
   const Batch batch(*out, 2);
-  const auto table_of = batch.Parts(table), vector_of = batch.Parts(vector), index_of = batch.Parts(index);
+  const auto table_of = batch.Of(table, 2), vector_of = batch.Of(vector, 2), out_of = batch.Of(*out, 2);
+  const auto index_of = batch.Of(index, 2);
   ForEach(pool, batch.count() * lists, kLists, [&](int64_t list) {
     const int64_t entry = list / lists, b = list % lists;
-    const float* from = table.typed_data() + table_of[entry] * rows * width;
-    const float* v = vector.typed_data() + (vector_of[entry] * lists + b) * width;
-    const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
-    float* to = out->typed_data() + (entry * lists + b) * length;
+    const float *from = table_of[entry], *v = vector_of[entry] + b * width;
+    const int32_t* at = index_of[entry] + b * length;
+    float* to = out_of[entry] + b * length;
     for (int64_t n = 0; n < length; ++n) {
       if (n + kAhead < length) Prefetch(from + Clamped(at[n + kAhead], rows) * width, width);
       const float* row = from + Clamped(at[n], rows) * width;
@@ -56,13 +56,13 @@ inline void SumRows(const float* table, int64_t rows, int64_t stride, const int3
 ffi::Error RowSum(ffi::ThreadPool pool, Floats table, Floats weight, Ints index, Result out) {
   const int64_t rows = Axis(table, 2), width = Axis(table, 1), lists = Axis(*out, 2), length = Axis(index, 1);
   const Batch batch(*out, 2);
-  const auto table_of = batch.Parts(table), weight_of = batch.Parts(weight), index_of = batch.Parts(index);
+  const auto table_of = batch.Of(table, 2), weight_of = batch.Of(weight, 2), out_of = batch.Of(*out, 2);
+  const auto index_of = batch.Of(index, 2);
   ForEach(pool, batch.count() * lists, kLists, [&](int64_t list) {
     const int64_t entry = list / lists, b = list % lists;
-    const float* from = table.typed_data() + table_of[entry] * rows * width;
-    const float* w = weight.typed_data() + (weight_of[entry] * lists + b) * length;
-    const int32_t* at = index.typed_data() + (index_of[entry] * lists + b) * length;
-    float* to = out->typed_data() + (entry * lists + b) * width;
+    const float *from = table_of[entry], *w = weight_of[entry] + b * length;
+    const int32_t* at = index_of[entry] + b * length;
+    float* to = out_of[entry] + b * width;
     for (int64_t d = 0; d < width; d += kTile) SumRows(from, rows, width, at, w, length, d, std::min(kTile, width - d), to);
   });
   return ffi::Error::Success();
@@ -73,15 +73,15 @@ ffi::Error RowSum(ffi::ThreadPool pool, Floats table, Floats weight, Ints index,
 ffi::Error RowOuter(ffi::ThreadPool pool, Floats weight, Floats vector, Ints index, Result out) {
   const int64_t rows = Axis(*out, 2), width = Axis(*out, 1), lists = Axis(vector, 2), length = Axis(index, 1);
   const Batch batch(*out, 2);
-  const auto weight_of = batch.Parts(weight), vector_of = batch.Parts(vector), index_of = batch.Parts(index);
+  const auto weight_of = batch.Of(weight, 2), vector_of = batch.Of(vector, 2), out_of = batch.Of(*out, 2);
+  const auto index_of = batch.Of(index, 2);
   std::vector<int64_t> start(rows + 1);
   std::vector<int32_t> list(lists * length);
   std::vector<float> weight_in_order(lists * length);
   for (int64_t entry = 0; entry < batch.count(); ++entry) {
-    const float* w = weight.typed_data() + weight_of[entry] * lists * length;
-    const float* v = vector.typed_data() + vector_of[entry] * lists * width;
-    const int32_t* at = index.typed_data() + index_of[entry] * lists * length;
-    float* to = out->typed_data() + entry * rows * width;
+    const float *w = weight_of[entry], *v = vector_of[entry];
+    const int32_t* at = index_of[entry];
+    float* to = out_of[entry];
     std::fill(start.begin(), start.end(), 0);
     for (int64_t k = 0; k < lists * length; ++k) ++start[Clamped(at[k], rows) + 1];
     for (int64_t i = 1; i < rows; ++i) start[i + 1] += start[i];
@@ -107,15 +107,15 @@ ffi::Error RowOuter(ffi::ThreadPool pool, Floats weight, Floats vector, Ints ind
 ffi::Error NeighbourSum(ffi::ThreadPool pool, Floats table, Ints start, Ints sender, Result out) {
   const int64_t rows = Axis(table, 2), width = Axis(table, 1), nodes = Axis(*out, 2), edges = Axis(sender, 1);
   const Batch batch(*out, 2);
-  const auto table_of = batch.Parts(table), start_of = batch.Parts(start), sender_of = batch.Parts(sender);
+  const auto table_of = batch.Of(table, 2), out_of = batch.Of(*out, 2);
+  const auto start_of = batch.Of(start, 1), sender_of = batch.Of(sender, 1);
   ForEach(pool, batch.count() * nodes, kLists, [&](int64_t node) {
     const int64_t entry = node / nodes, m = node % nodes;
-    const float* from = table.typed_data() + table_of[entry] * rows * width;
-    const int32_t* begin = start.typed_data() + start_of[entry] * (nodes + 1);
-    const int32_t* at = sender.typed_data() + sender_of[entry] * edges;
+    const float* from = table_of[entry];
+    const int32_t *begin = start_of[entry], *at = sender_of[entry];
     const int64_t low = std::min<int64_t>(std::max(begin[m], 0), edges);
     const int64_t high = std::max(low, std::min<int64_t>(begin[m + 1], edges));
-    float* to = out->typed_data() + (entry * nodes + m) * width;
+    float* to = out_of[entry] + m * width;
     for (int64_t d = 0; d < width; d += kTile) {
       SumRows(from, rows, width, at + low, nullptr, high - low, d, std::min(kTile, width - d), to);
     }
@@ -127,14 +127,14 @@ ffi::Error NeighbourSum(ffi::ThreadPool pool, Floats table, Ints start, Ints sen
 ffi::Error RowCount(ffi::ThreadPool pool, Ints entry_F, Ints start, Ints count, Ints rank, IntResult out) {
   const int64_t entries = Axis(entry_F, 1), lists = Axis(*out, 2), length = Axis(*out, 1);
   const Batch batch(*out, 2);
-  const auto entry_of = batch.Parts(entry_F), start_of = batch.Parts(start), count_of = batch.Parts(count), rank_of = batch.Parts(rank);
+  const auto entry_of = batch.Of(entry_F, 1), start_of = batch.Of(start, 2), count_of = batch.Of(count, 2);
+  const auto rank_of = batch.Of(rank, 2), out_of = batch.Of(*out, 2);
   ForEach(pool, batch.count() * lists, kLists, [&](int64_t list) {
     const int64_t entry = list / lists, b = list % lists;
-    const int64_t low = std::min<int64_t>(std::max(start.typed_data()[start_of[entry] * lists + b], 0), entries);
-    const int64_t size = std::min<int64_t>(std::max(count.typed_data()[count_of[entry] * lists + b], 0), entries - low);
-    const int32_t* row = entry_F.typed_data() + entry_of[entry] * entries + low;
-    const int32_t* from = rank.typed_data() + (rank_of[entry] * lists + b) * length;
-    int32_t* __restrict to = out->typed_data() + (entry * lists + b) * length;
+    const int64_t low = std::min<int64_t>(std::max(start_of[entry][b], 0), entries);
+    const int64_t size = std::min<int64_t>(std::max(count_of[entry][b], 0), entries - low);
+    const int32_t *row = entry_of[entry] + low, *from = rank_of[entry] + b * length;
+    int32_t* __restrict to = out_of[entry] + b * length;
     std::fill_n(to, length, 0);
     for (int32_t left = size, half; left > 0; left -= half) {  // all lookups in a row halve it together
       half = (left + 1) / 2;

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from metacsr_jax.config import ModelConfig
 from metacsr_jax.graph import Candidates, DiffusionInputs, aggregate_items, aggregate_users
+from metacsr_jax.models.products import product_of_layer
 from metacsr_jax.neighbourhood import Neighbourhood, aggregate_drawn
 from metacsr_jax.parallel import ROW_MULTIPLE
 
@@ -44,8 +45,9 @@ class Convolve(nn.Module):
     @nn.compact
     def __call__(self, feature_ND: jax.Array, aggregated_ND: jax.Array) -> jax.Array:
         config, dim = self.config, self.config.dim
-        latent_ND = nn.relu(nn.Dense(dim, name="W1")(aggregated_ND))
-        out_ND = nn.Dense(dim, name="W2")(jnp.concatenate([feature_ND, latent_ND], axis=-1))
+        layer = partial(nn.Dense, dim, dot_general=product_of_layer)
+        latent_ND = nn.relu(layer(name="W1")(aggregated_ND))
+        out_ND = layer(name="W2")(jnp.concatenate([feature_ND, latent_ND], axis=-1))
         if config.node_residual:
             out_ND = feature_ND + out_ND
         if config.node_relu:

@@ -64,12 +64,10 @@ class Readout(nn.Module):
         deterministic: bool,
         runs: Runs | None = None,
     ) -> jax.Array:
-        """Returns s_u [D] from per-position states, of which padding is ignored; s [S, D] from the tokens' states [P, F], where there are
-        `runs`."""
+        """Returns s_u [D] from per-position states, zeros at padding; s [S, D] from the tokens' states [P, F], where there are `runs`."""
         config, known = self.config, ()
         if config.compress:
             state_LF = nn.Dense(config.compress, use_bias=False, name="W0")(state_LF)
-        state_LF = jnp.where(valid_L[..., None], state_LF, 0.0)
         if runs is not None and config.readout == "flatten":
             flat, known = state_LF, (runs, config.max_length)
         else:
@@ -189,6 +187,7 @@ class TransformerEncoder(nn.Module):
             block = TransformerBlock(config, name=f"block{layer}")
             state_LD = block(state_LD, valid_L, deterministic)
         state_LD = nn.LayerNorm(name="norm")(state_LD)
+        state_LD = jnp.where(valid_L[:, None], state_LD, 0.0)
         return Readout(config, name="readout")(state_LD, valid_L, deterministic)
 
 

@@ -129,7 +129,8 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
             runs = evenly(*context_BL.shape)
         valid_P = tokens_of(jax.vmap(real)(context_BL, length_B), runs)
         item_PD = table.vector_ID[tokens_of(context_BL, runs)]
-        item_PD = jnp.where(valid_P[:, None], item_PD, 0.0)
+        if config.readout_items:  # else nothing reads an item at padding
+            item_PD = jnp.where(valid_P[:, None], item_PD, 0.0)
         attention = theta_2["attention"]
         correlation_Q = correlations(attention, item_PD, runs)
         allowed_Q = allowed_pairs(length_B, runs)

@@ -1,26 +1,39 @@
-"""A layer's product x W whose derivative for W comes out as W lies in memory, [F, O].
+"""A layer's product x W, and that of sequences of states with W6, whose derivatives are made as the arrays lie in memory.
 
-As `jax.vjp` has it, the derivative is made as [O, F] and turned round wherever it is added to something, which for W6's 2,560 rows costs
-as much as the product. The three functions are the derivatives of one form, sum_k x_k^T W y_k; each one's derivatives are the other two.
+As `jax.vjp` has it, the derivative for W comes out as [O, F] and is turned round wherever it is added to something, which for W6's 2,560
+rows costs as much as the product. The three functions are the derivatives of one form, sum_s x_s^T W y_s; each one's derivatives are the
+other two.
 
-Dimension key: K samples; P tokens of S sequences that come in runs (`metacsr_jax.runs`), L positions, E features of one; F features in, O
-out.
+Dimension key: K samples; P tokens of S sequences that come in runs (`metacsr_jax.runs`), L positions, E features of one; F = L E features
+in, O out.
 """
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from metacsr_jax.kernels.matrices import sum_of_outer, times_transposed
-from metacsr_jax.runs import Runs, blocks_of
+from metacsr_jax.kernels.native import kernel
+from metacsr_jax.runs import Runs, Stair, blocks_of, evenly
 
 
 def product(x: jax.Array, kernel_FO: jax.Array) -> jax.Array:
     """x W along the last axis of x, whose other axes are samples of one W."""
     if x.ndim == 1:
         return x @ kernel_FO
-    return products(x.reshape(-1, x.shape[-1]), kernel_FO).reshape(*x.shape[:-1], -1)
+    x_KF = x.reshape(-1, x.shape[-1])
+    return stair_product(x_KF, kernel_FO, evenly(len(x_KF), 1), 1).reshape(*x.shape[:-1], -1)
 
 
+def product_of_layer(x: jax.Array, kernel_FO: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """`product` as `flax.linen.Dense` asks for it by `dot_general`."""
+    return product(x, kernel_FO)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def stair_product(state_PE: jax.Array, kernel_FO: jax.Array, runs: Runs, length: int) -> jax.Array:
     """x W of sequences of states, one position after the other, [S, O]; the positions that a sequence lacks are zeros.
 
@@ -32,73 +45,120 @@ def stair_product(state_PE: jax.Array, kernel_FO: jax.Array, runs: Runs, length:
         runs: the sequences.
         length: L.
     """
-    width, stairs = state_PE.shape[1], runs.stairs
-    sizes = [(stair.far - stair.near) * width for stair in reversed(stairs)]
-    ahead = (length - runs.longest) * width  # zeros for everybody
-    parts = jax.lax.split(kernel_FO, [ahead, *sizes])[1:]
-    blocks = blocks_of(state_PE, runs)
-    out_SO = jnp.zeros((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
-    for stair, block, part_FO in zip(stairs, blocks, reversed(parts), strict=True):
-        made = products(block.reshape(block.shape[0], -1), part_FO)
-        out_SO = out_SO + jnp.pad(made, ((stair.first, 0), (0, 0)))
-    return out_SO
+
+    def plain(state_PE, kernel_FO):
+        out_SO = jnp.zeros((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
+        parts = zip(
+            runs.stairs,
+            blocks_of(state_PE, runs),
+            _parts_of(kernel_FO, runs, length),
+            strict=True,
+        )
+        for stair, block, part_FO in parts:
+            made = block.reshape(block.shape[0], -1) @ part_FO
+            out_SO = out_SO + jnp.pad(made, ((stair.first, 0), (0, 0)))
+        return out_SO
+
+    def call(state_PE, kernel_FO):
+        result = jax.ShapeDtypeStruct((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
+        return _call("StairTimes", plain, result, state_PE, kernel_FO, runs, length)
+
+    def together(state_PE, kernel_FO, runs):
+        return stair_product(state_PE, kernel_FO, runs, length)
+
+    return _of_tasks(call, together, runs)(state_PE, kernel_FO)
 
 
-@jax.custom_vjp
-def products(x_KF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
-    """x_k W for all k, [K, O]."""
-    return x_KF @ kernel_FO
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def stair_back(y_SO: jax.Array, kernel_FO: jax.Array, runs: Runs, length: int) -> jax.Array:
+    """y W^T, [P, E]: the derivative of `stair_product` for the states."""
+    width = kernel_FO.shape[0] // length
+
+    def plain(y_SO, kernel_FO):
+        made = [
+            jax.lax.dot_general(y_SO[stair.first :], part_FO, (((1,), (1,)), ((), ())))
+            for stair, part_FO in zip(runs.stairs, _parts_of(kernel_FO, runs, length), strict=True)
+        ]
+        return jnp.concatenate([part.reshape(-1, width) for part in made])
+
+    def call(y_SO, kernel_FO):
+        result = jax.ShapeDtypeStruct((runs.tokens, width), y_SO.dtype)
+        return _call("StairBack", plain, result, y_SO, kernel_FO, runs, length)
+
+    def together(y_SO, kernel_FO, runs):
+        return stair_back(y_SO, kernel_FO, runs, length)
+
+    return _of_tasks(call, together, runs)(y_SO, kernel_FO)
 
 
-@jax.custom_vjp
-def _back(y_KO, kernel_FO):
-    return _back_of(y_KO, kernel_FO)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def stair_outer(state_PE: jax.Array, y_SO: jax.Array, runs: Runs, length: int) -> jax.Array:
+    """x^T y, [F, O]: the derivative of `stair_product` for W."""
+    width, out = state_PE.shape[1], y_SO.shape[1]
+
+    def plain(state_PE, y_SO):
+        made = [
+            jax.lax.dot_general(
+                block.reshape(block.shape[0], -1), y_SO[stair.first :], (((0,), (0,)), ((), ()))
+            )
+            for stair, block in zip(runs.stairs, blocks_of(state_PE, runs), strict=True)
+        ]
+        ahead = jnp.zeros(((length - runs.longest) * width, out), state_PE.dtype)
+        return jnp.concatenate([ahead, *reversed(made)])
+
+    result = jax.ShapeDtypeStruct((length * width, out), state_PE.dtype)
+    return _call("StairOuter", plain, result, state_PE, y_SO, runs, length)
 
 
-@jax.custom_vjp
-def _outer(x_KF, y_KO):
-    return _outer_of(x_KF, y_KO)
-
-
-products.defvjp(
-    lambda x, kernel: (products(x, kernel), (x, kernel)),
-    lambda given, y: (_back(y, given[1]), _outer(given[0], y)),
+stair_product.defvjp(
+    lambda x, kernel, runs, length: (stair_product(x, kernel, runs, length), (x, kernel)),
+    lambda runs, length, given, y: (
+        stair_back(y, given[1], runs, length),
+        stair_outer(given[0], y, runs, length),
+    ),
 )
-_back.defvjp(
-    lambda y, kernel: (_back(y, kernel), (y, kernel)),
-    lambda given, x: (products(x, given[1]), _outer(x, given[0])),
+stair_back.defvjp(
+    lambda y, kernel, runs, length: (stair_back(y, kernel, runs, length), (y, kernel)),
+    lambda runs, length, given, x: (
+        stair_product(x, given[1], runs, length),
+        stair_outer(x, given[0], runs, length),
+    ),
 )
-_outer.defvjp(
-    lambda x, y: (_outer(x, y), (x, y)),
-    lambda given, kernel: (_back(given[1], kernel), products(given[0], kernel)),
+stair_outer.defvjp(
+    lambda x, y, runs, length: (stair_outer(x, y, runs, length), (x, y)),
+    lambda runs, length, given, kernel: (
+        stair_back(given[1], kernel, runs, length),
+        stair_product(given[0], kernel, runs, length),
+    ),
 )
 
 
-# Where tasks that are mapped have matrices of their own, few samples of each are better served by a kernel.
+def _call(name, plain, result, left, right, runs, length):
+    return kernel(name, plain, result, left, right, **runs.attributes, length=np.int64(length))
 
 
-@jax.custom_batching.custom_vmap
-def _back_of(y_KO, kernel_FO):
-    return jax.lax.dot_general(y_KO, kernel_FO, (((1,), (1,)), ((), ())))
+def _parts_of(kernel_FO: jax.Array, runs: Runs, length: int) -> list[jax.Array]:
+    """The rows of W that each stair reads."""
+    width = kernel_FO.shape[0] // length
+
+    def rows(stair: Stair):
+        return slice((length - stair.far) * width, (length - stair.near) * width)
+
+    return [kernel_FO[rows(stair)] for stair in runs.stairs]
 
 
-@_back_of.def_vmap
-def _back_of_each(tasks, mapped, y, kernel):
-    if not mapped[1]:
-        return _back_of(y.reshape(-1, y.shape[2]), kernel).reshape(*y.shape[:2], -1), True
-    y_UKO = y if mapped[0] else jnp.broadcast_to(y, (tasks, *y.shape))
-    return times_transposed(y_UKO, kernel), True
+def _of_tasks(call: Callable, together: Callable, runs: Runs) -> Callable:
+    """`call` of rows and W; of many tasks' rows with one W, where all sequences are of one length, as of one task's."""
+    if len(runs.stairs) > 1:
+        return call
+    mapped_call = jax.custom_batching.custom_vmap(call)
 
+    @mapped_call.def_vmap
+    def of_each(tasks, mapped, rows, kernel_FO):
+        if mapped[1]:
+            return jax.vmap(call, (0 if mapped[0] else None, 0))(rows, kernel_FO), True
+        of_all = evenly(tasks * runs.sequences, runs.longest)
+        out = together(rows.reshape(-1, rows.shape[2]), kernel_FO, of_all)
+        return out.reshape(tasks, -1, out.shape[1]), True
 
-@jax.custom_batching.custom_vmap
-def _outer_of(x_KF, y_KO):
-    return jax.lax.dot_general(x_KF, y_KO, (((0,), (0,)), ((), ())))
-
-
-@_outer_of.def_vmap
-def _outer_of_each(tasks, mapped, *both):
-    x_UKF, y_UKO = (
-        a if own else jnp.broadcast_to(a, (tasks, *a.shape))
-        for a, own in zip(both, mapped, strict=True)
-    )
-    return sum_of_outer(x_UKF, y_UKO), True
+    return mapped_call
