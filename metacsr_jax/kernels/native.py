@@ -28,7 +28,7 @@ from metacsr_jax.errors import ConfigError
 from metacsr_jax.parallel import mesh_size
 
 SOURCES = ("rows.cc", "pairs.cc", "matrices.cc")
-HEADERS = ("parallel.h", "runs.h")
+HEADERS = ("parallel.h", "product.h", "runs.h")
 NAMES = (
     *("RowDot", "RowSum", "RowOuter", "RowCount", "NeighbourSum"),
     *("PairScore", "PairPull", "PairPullPull"),

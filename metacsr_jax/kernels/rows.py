@@ -60,6 +60,8 @@ def _outer(rows):
                 jnp.zeros((rows, vector_BD.shape[1]), vector_BD.dtype).at[index_BN].add(added_BND)
             )
 
+        if rows > index_BN.size:  # most rows are zeros, which XLA writes once for several such sums
+            return plain(weight_BN, vector_BD, index_BN)
         result = jax.ShapeDtypeStruct((rows, vector_BD.shape[1]), vector_BD.dtype)
         return kernel("RowOuter", plain, result, weight_BN, vector_BD, index_BN)
 
