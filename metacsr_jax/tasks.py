@@ -14,7 +14,7 @@ from metacsr_jax.errors import ProtocolError
 from metacsr_jax.negatives import KnownItems, draw_negatives, known_items
 from metacsr_jax.runs import Run, Runs
 
-RUNS = 5  # more would make products small
+RUNS = 10  # more would make products small
 
 
 class History(NamedTuple):
@@ -249,9 +249,12 @@ def _longest(stratum, count, least, most):
 
 
 def _runs(count: int, min_length: int, max_length: int) -> Runs:
-    """A task's samples in up to `RUNS` runs of about equal size, from the shortest to the longest."""
-    ends = sorted({count * run // RUNS for run in range(1, RUNS + 1)} - {0})
+    """A task's samples in up to `RUNS` runs from the shortest to the longest, each of about as many lengths."""
     least = min(min_length, max_length)
+    lengths = max_length + 1 - least
+    groups = min(RUNS, lengths)
+    known = [-(-lengths * group // groups) for group in range(1, groups + 1)]
+    ends = sorted({count * lengths_known // lengths for lengths_known in known} - {0})
     return Runs(
         Run(end - start, _longest(end - 1, count, least, max_length))
         for start, end in zip([0, *ends], ends, strict=False)

@@ -11,11 +11,15 @@ import pytest
 from absl.testing import flagsaver
 
 from metacsr_jax import presets, settings
+from metacsr_jax.kernels import native
+from metacsr_jax.kernels.rows import row_dot, row_sum
+from metacsr_jax.models.products import product
 from tools import benchmark_meta_batch as benchmark
 from tools.benchmark import big_log
 from tools.benchmark.phases import adapting, phases_of
 from tools.benchmark.report import markdown, picture
 from tools.benchmark.timing import summary
+from tools.benchmark.work import product_flops
 from tools.benchmark.workload import Sizes, draw_batch, make_workload, random_events
 
 SIZES = Sizes(60, 40, 600)
@@ -221,3 +225,23 @@ def test_a_small_big_log_goes_through_all_stages(tmp_path, capsys):
     text = big_log.markdown(report)
     assert "| audit |" in text and "An outer step:" in text
     assert "audit: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_products_are_counted_by_hand(monkeypatch, kernels):
+    """Four steps of a loop with a product of 6 rows each, by 3 x 5, and its two derivatives; what nobody reads does not count."""
+    if not kernels:
+        monkeypatch.setattr(native, "usable", lambda *_: False)
+    x_KF, kernel_FO, unread = np.ones((6, 3), "f"), np.ones((3, 5), "f"), np.ones((9, 9), "f")
+
+    def loss(x_KF, kernel_FO):
+        def step(total, _):
+            return total + product(x_KF * total, kernel_FO).sum(), unread @ unread
+
+        return jax.lax.scan(step, 0.0, length=4)[0]
+
+    assert product_flops(loss, x_KF, kernel_FO) == 4 * (2 * 6 * 3 * 5)
+    assert product_flops(jax.grad(loss, (0, 1)), x_KF, kernel_FO) == 3 * 4 * (2 * 6 * 3 * 5)
+    index_BN = np.zeros((7, 11), np.int32)  # lists of rows of a table
+    assert product_flops(row_dot, kernel_FO, np.ones((7, 5), "f"), index_BN) == 2 * 7 * 11 * 5
+    assert product_flops(row_sum, kernel_FO, np.ones((7, 11), "f"), index_BN) == 2 * 7 * 11 * 5

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metacsr_jax import tasks
 from metacsr_jax.config import (
     Config,
     LossConfig,
@@ -22,14 +23,7 @@ from metacsr_jax.errors import ProtocolError
 from metacsr_jax.meta import make_meta_learner
 from metacsr_jax.optimizer import make_optimizer
 from metacsr_jax.step import TrainData, init_state, make_chunk
-from metacsr_jax.tasks import (
-    RUNS,
-    draw_samples,
-    draw_tasks,
-    draw_users,
-    make_histories,
-    with_negatives,
-)
+from metacsr_jax.tasks import draw_samples, draw_tasks, draw_users, make_histories, with_negatives
 
 # Events of each user; users 1 and 3 have nothing to predict.
 COUNTS = [2, 1, 3, 0, 4, 5, 8, 9, 12, 40]
@@ -125,12 +119,14 @@ def test_random_tasks_use_every_target_and_every_length(drawn_random):
     assert support.mask_K.all() and query.mask_K.all()
 
 
-def test_lengths_are_uniform_and_spread_over_each_task():
+@pytest.mark.parametrize("most", [10, 4])
+def test_lengths_are_uniform_and_spread_over_each_task(monkeypatch, most):
     """Two tasks' worth of users with long histories: every length as often as every other in each, in growing order, user by user,
     and what the runs promise holds."""
+    monkeypatch.setattr(tasks, "RUNS", most)
     histories = make_histories(np.array([0, 60, 120]), np.arange(120))
     config = TaskConfig(tasks=400, way=3, support=3, query=6, min_length=2)
-    draw = jax.jit(draw_tasks, static_argnums=(2, 3))
+    draw = jax.jit(lambda *given: draw_tasks(*given), static_argnums=(2, 3))  # of its own
     for part in draw(jax.random.key(0), histories, config, 10)[:2]:
         seen = np.asarray(part.target_K) % 60 >= 10  # nothing is cut off at the history's start
         length_TK = np.asarray(part.length_K)
@@ -141,7 +137,7 @@ def test_lengths_are_uniform_and_spread_over_each_task():
         share = np.bincount(length_TK[seen], minlength=11)[2:] / seen.sum()
         np.testing.assert_allclose(share, 1 / 9, atol=0.02)
         starts = np.cumsum([0, *(run.count for run in part.runs)])
-        assert starts[-1] == count and len(part.runs) == min(RUNS, count)
+        assert starts[-1] == count and len(part.runs) == min(most, 9)
         for run, start in zip(part.runs, starts, strict=False):
             assert length_TK[:, start : start + run.count].max() == run.longest
 

@@ -22,6 +22,7 @@ from tools.benchmark.phases import (
     phases_of,
 )
 from tools.benchmark.timing import Timing, measure_ceilings, summary, time_calls
+from tools.benchmark.work import product_flops
 from tools.benchmark.workload import Sizes, Workload, draw_batch, make_workload
 
 
@@ -101,18 +102,19 @@ def measure(plan: Plan) -> dict[str, Any]:
 def analysis(workload: Workload, state, timing: Timing, key: jax.Array) -> dict[str, Any]:
     """Phases, serving, and the work done against what the device can."""
     ceilings = measure_ceilings()
-    whole = settings.replace(workload.config, {"meta.samples_at_once": 10**9})
-    counted = phases_of(make_workload(whole, workload.sizes), state, key)
     phases = {}
     for name, phase in phases_of(workload, state, key).items():
         taken = time_calls(phase.call)
-        flops = work(counted[name])
+        flops = product_flops(phase.function, *phase.arguments)
         phases[name] = milliseconds(taken) | {
             "gflop": flops / 1e9,
             "gflops": flops / taken.median / 1e9,
         }
     step_flops = sum(phases[name]["gflop"] for name in ("sampling", "outer", "optimizer")) * 1e9
-    compiled = counted["outer"].function.lower(*counted["outer"].arguments).compile()
+    # A compiler counts a loop's bytes once.
+    whole = settings.replace(workload.config, {"meta.samples_at_once": 10**9})
+    outer = phases_of(make_workload(whole, workload.sizes), state, key)["outer"]
+    compiled = outer.function.lower(*outer.arguments).compile()
     moved = (compiled.cost_analysis() or {}).get("bytes accessed", float("nan"))
     bound = max(step_flops / ceilings.flops, moved / ceilings.bytes)
     adapted = time_calls(adapting(workload, state).call)
@@ -149,11 +151,6 @@ def analysis(workload: Workload, state, timing: Timing, key: jax.Array) -> dict[
             "ratio_by_samples": served["one_call_per_user_by_samples_s"] / served["batched_s"],
         },
     }
-
-
-def work(phase) -> float:
-    """Floating-point operations of a phase, before the compiler changes anything; loops that are not unrolled count once."""
-    return float((phase.function.lower(*phase.arguments).cost_analysis() or {}).get("flops", 0.0))
 
 
 def make_peer_step(workload: Workload, state, kinds: tuple[str, ...]):

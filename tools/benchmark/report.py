@@ -109,11 +109,11 @@ def _parts(result: Result) -> list[str]:
     return [
         f"## Phases alone, {result['config']['tasks']['tasks']} tasks",
         "",
-        layout(["phase", "ms", "GFLOP", "GFLOP/s"], rows, "markdown"),
+        layout(["phase", "ms", "GFLOP in products", "GFLOP/s"], rows, "markdown"),
         "",
         f"The device's large matrix product reaches {ceilings['gflops']:.0f} GFLOP/s in this run, its large "
         f"copy {ceilings['gbytes_per_s']:.1f} GB/s. A step has {work['gflop']:.1f} GFLOP and reaches {work['gflops']:.1f} GFLOP/s, "
-        f"{100 * work['share_of_product']:.0f} % of the product (kernels' work is not counted); "
+        f"{100 * work['share_of_product']:.0f} % of the product (products, those of kernels too, and no elementwise work); "
         f"compiled in one part it moves {work['gbytes']:.2f} GB. "
         f"The larger of both bounds is {work['bound_ms']:.1f} ms, the step takes {work['times_bound']:.2f} times that.",
         "",
