@@ -89,6 +89,12 @@ class Runs(tuple[Run, ...]):
             start, known = start + count, longest
         return stairs
 
+    def merged(self, most: int) -> "Runs":
+        """Up to so many runs of the same sequences: fewer, and more padding."""
+        size = -(-len(self) // most)
+        groups = [self[start : start + size] for start in range(0, len(self), size)]
+        return Runs(Run(sum(run.count for run in group), group[-1].longest) for group in groups)
+
     @property
     def attributes(self) -> dict[str, np.ndarray]:
         """What a kernel has to know."""

@@ -172,6 +172,8 @@ def test_what_does_not_fit_together_is_refused():
         lambda: rows.row_sum(table_ID, floats(LISTS, COUNT + 1), index_BN),
         lambda: stair_product(item_PD[1:], floats(15, 4), RUNS, 5),
         lambda: stair_product(item_PD, floats(14, 4), RUNS, 5),
+        lambda: stair_product(item_PD, floats(16, 4), RUNS, 5),
+        lambda: stair_back(floats(RUNS.sequences, 4), floats(16, 4), RUNS, 5),
         lambda: stair_back(floats(RUNS.sequences - 1, 4), floats(15, 4), RUNS, 5),
         lambda: stair_outer(item_PD, floats(RUNS.sequences + 1, 4), RUNS, 5),
         lambda: stair_outer(item_PD, floats(RUNS.sequences, 4), RUNS, 4),
@@ -187,6 +189,16 @@ SIZES = [1, 2, 31, 33]  # a panel of columns is 8, 16 or 32 wide, a tile has up 
 @pytest.mark.parametrize("columns", SIZES)
 @pytest.mark.parametrize("rows", [*SIZES, 600])
 def test_products_of_all_sizes(rows, depth, columns):
+    check_product(rows, depth, columns)
+
+
+@pytest.mark.parametrize("rows", [40, 2000])
+@pytest.mark.parametrize("depth", [129, 1024])  # 1024: rows lie a page apart
+def test_products_that_are_shared_among_threads(rows, depth):
+    check_product(rows, depth, 150)
+
+
+def check_product(rows, depth, columns):
     """Every edge of tiles, panels and parts; whole numbers, so that sums in any order are equal to the bit."""
     x_KF, kernel_FO, y_KO = (
         jnp.asarray(GENERATOR.integers(-8, 9, shape), jnp.float32)
@@ -199,7 +211,7 @@ def test_products_of_all_sizes(rows, depth, columns):
         np.testing.assert_array_equal(made, np.asarray(left) @ np.asarray(right))
 
 
-@pytest.mark.parametrize("width", [1, 3, 256])  # 256: positions lie a page apart
+@pytest.mark.parametrize("width", [1, 3, 512])  # 512: pairs of positions lie a page apart
 @pytest.mark.parametrize("runs", [RUNS, evenly(5, 6), Runs([Run(0, 2), Run(40, 4)])])
 def test_stairs_are_the_product_of_padded_sequences(runs, width):
     state_PE, kernel_FO = floats(runs.tokens, width), floats(6 * width, 7)

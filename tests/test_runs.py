@@ -49,6 +49,12 @@ def test_stairs_by_hand():
     ]
 
 
+def test_merged_by_hand():
+    runs = Runs([Run(1, 1), Run(2, 2), Run(3, 3), Run(4, 4), Run(5, 6)])
+    assert runs.merged(2) == Runs([Run(1 + 2 + 3, 3), Run(4 + 5, 6)])
+    assert runs.merged(1) == Runs([Run(15, 6)]) and runs.merged(5) == runs.merged(9) == runs
+
+
 def test_one_length_is_an_array_of_sequences():
     x_SLD = np.random.default_rng(0).standard_normal((3, 4, 2))
     np.testing.assert_array_equal(tokens_of(x_SLD, evenly(3, 4)), x_SLD.reshape(12, 2))

@@ -55,7 +55,7 @@ def kernel(
         plain: the same function of the arguments in jax.numpy.
         result: shape and type of what comes back, a `ShapeDtypeStruct` or several.
         arguments: float32 and int32 arrays; under `vmap` an operand that is not mapped is not copied.
-        attributes: what the kernel knows besides, NumPy arrays of constants.
+        attributes: what the kernel knows besides, NumPy arrays and numbers.
 
     Returns:
         What `plain` returns. Its derivative is that of `plain`: what is to be fast has a rule of its own around the call.

@@ -44,7 +44,7 @@ METACSR_ONE_COPY void Chunk(const void* work, int64_t chunk) {
   (*static_cast<const Work*>(work))(chunk);
 }
 
-constexpr int kSpins = 2000;  // some 20 us, before a thread that waits for others goes to sleep, from which it takes as long to wake
+constexpr int kSpins = 2000;  // some ten or twenty us, before a thread that waits for others goes to sleep, from which it takes as long to wake
 
 inline void Pause() {
 #if defined(__x86_64__) || defined(__i386__)

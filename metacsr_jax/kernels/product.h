@@ -32,6 +32,8 @@ constexpr int64_t kPage = 1024;           // floats, at a distance of which rows
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
 
+static_assert(kRows <= kStep && kRows * (kDepth + kStep) <= kTiles * kDepth * kStep);
+
 // A matrix that may be turned round: entry (r, c) at `at[r * row + c * column]`. One of the strides is 1.
 struct Matrix {
   const float* at;
@@ -206,7 +208,7 @@ inline void AddTerm(const Term& term, Range depth, Range rows, Range columns, fl
   }
 }
 
-// A result c [M, N], the sum of its terms, of which the first has all rows.
+// A result c [M, N], the sum of its terms, of which the first has all rows; the first factors of all are turned round, or none.
 struct Product {
   float* c;
   int64_t rows, columns;
@@ -218,7 +220,7 @@ struct Product {
   int64_t row_parts() const { return PartsOf(rows, turned() ? kTiles * kRows : 256); }
   int64_t column_parts() const {
     const bool many = row_parts() >= kParts;
-    return PartsOf(columns, turned() ? (many ? 4 : 2) * kColumns : many ? columns : kColumns);
+    return PartsOf(columns, turned() ? (many ? 4 : 2) * kColumns : many ? std::max(columns, kColumns) : kColumns);
   }
 
   void Compute(Range rows, Range columns) const {

@@ -27,6 +27,7 @@ Params = Any  # a tree of arrays
 # Without a kernel for it and up to so many times as many items as candidates, one product with the catalogue is faster than gathering
 # the candidates' vectors and, in the derivative, scattering theirs (docs/performance.md).
 DENSE_SCORES = 40
+PLAIN_RUNS = 3  # of one length each, without kernels: a program has the plain forms of each of them
 
 
 class Predictor(nn.Module):
@@ -127,9 +128,11 @@ def make_network(config: ModelConfig, num_users: int, num_items: int) -> Network
         """All samples' tokens in one product each, no more of them than the contexts of a run have."""
         if runs is None or jax.default_backend() != "cpu":
             runs = evenly(*context_BL.shape)
+        elif not usable(table.vector_ID, context_BL):
+            runs = runs.merged(PLAIN_RUNS)
         valid_P = tokens_of(jax.vmap(real)(context_BL, length_B), runs)
         item_PD = table.vector_ID[tokens_of(context_BL, runs)]
-        if config.readout_items:  # else nothing reads an item at padding
+        if config.readout_items:  # else an item at padding is read with weight zero only
             item_PD = jnp.where(valid_P[:, None], item_PD, 0.0)
         attention = theta_2["attention"]
         correlation_Q = correlations(attention, item_PD, runs)

@@ -8,6 +8,7 @@ Dimension key: K samples; P tokens of S sequences that come in runs (`metacsr_ja
 in, O out.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,13 +20,18 @@ import numpy as np
 from metacsr_jax.kernels.native import kernel
 from metacsr_jax.runs import Runs, Stair, blocks_of, evenly
 
+LARGE = (
+    1 << 16
+)  # tokens from which on a library's product is as good, and shares the sum over them among many threads
+
 
 def product(x: jax.Array, kernel_FO: jax.Array) -> jax.Array:
     """x W along the last axis of x, whose other axes are samples of one W."""
     if x.ndim == 1:
         return x @ kernel_FO
-    x_KF = x.reshape(-1, x.shape[-1])
-    return stair_product(x_KF, kernel_FO, evenly(len(x_KF), 1), 1).reshape(*x.shape[:-1], -1)
+    samples = math.prod(x.shape[:-1])
+    out_KO = stair_product(x.reshape(samples, -1), kernel_FO, evenly(samples, 1), 1)
+    return out_KO.reshape(*x.shape[:-1], kernel_FO.shape[1])
 
 
 def product_of_layer(x: jax.Array, kernel_FO: jax.Array, *_: Any, **__: Any) -> jax.Array:
@@ -44,7 +50,14 @@ def stair_product(state_PE: jax.Array, kernel_FO: jax.Array, runs: Runs, length:
         kernel_FO: W, F = L E.
         runs: the sequences.
         length: L.
+
+    Raises:
+        ValueError: W has not L E rows.
     """
+    if kernel_FO.shape[0] != length * state_PE.shape[1]:
+        raise ValueError(
+            f"a matrix of {kernel_FO.shape[0]} rows: expected {length} positions x {state_PE.shape[1]} features"
+        )
 
     def plain(state_PE, kernel_FO):
         out_SO = jnp.zeros((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
@@ -72,7 +85,11 @@ def stair_product(state_PE: jax.Array, kernel_FO: jax.Array, runs: Runs, length:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def stair_back(y_SO: jax.Array, kernel_FO: jax.Array, runs: Runs, length: int) -> jax.Array:
     """y W^T, [P, E]: the derivative of `stair_product` for the states."""
-    width = kernel_FO.shape[0] // length
+    width, rest = divmod(kernel_FO.shape[0], length)
+    if rest:
+        raise ValueError(
+            f"a matrix of {kernel_FO.shape[0]} rows: expected as many for each of {length} positions"
+        )
 
     def plain(y_SO, kernel_FO):
         made = [
@@ -134,6 +151,8 @@ stair_outer.defvjp(
 
 
 def _call(name, plain, result, left, right, runs, length):
+    if runs.tokens > LARGE:
+        return plain(left, right)
     return kernel(name, plain, result, left, right, **runs.attributes, length=np.int64(length))
 
 

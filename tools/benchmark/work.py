@@ -19,7 +19,8 @@ def product_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiplications and additions of matrix products, and of the kernels that stand for some.
 
     Scans count as often as they run, other loops once, of the branches of a condition the one with kernels or the largest. What no
-    result depends on and elementwise arithmetic, pairs of positions for instance, are not counted.
+    result depends on and elementwise arithmetic, the sigmoids of pairs for instance, are not counted. A kernel counts as what it
+    computes: where it passes over what is zero, its plain form counts more.
 
     Args:
         function: is traced, not run.
@@ -60,6 +61,9 @@ def _of_kernel(target: str, equation) -> int:
         "StairTimes": lambda: tasks * math.prod(given[0].shape[-2:]) * out.shape[-1],  # P E O
         "StairBack": lambda: out.size * given[1].shape[-1],
         "StairOuter": lambda: tasks * math.prod(given[0].shape[-2:]) * out.shape[-1],
+        "Mix": lambda: given[0].size * given[1].shape[-1],  # Q D
+        "Unmix": lambda: given[0].size * given[1].shape[-1],
+        "MixDot": lambda: out.size * given[0].shape[-1],
         "RowDot": lambda: out.size * given[0].shape[-1],  # B N D
         "RowSum": lambda: out.size * given[1].shape[-1],
         "RowOuter": lambda: tasks * math.prod(given[0].shape[-2:]) * out.shape[-1],
