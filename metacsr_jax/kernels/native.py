@@ -42,7 +42,7 @@ FLAGS = (
     "-freciprocal-math",
 )
 SWITCH = "METACSR_KERNELS"
-_FITTING: set[tuple[Any, ...]] = set()  # calls that have been checked
+_CHECKED: dict[tuple[Any, ...], Callable[..., Any]] = {}  # plain forms of calls that have been
 
 
 def kernel(
@@ -55,7 +55,7 @@ def kernel(
         plain: the same function of the arguments in jax.numpy.
         result: shape and type of what comes back, a `ShapeDtypeStruct` or several.
         arguments: float32 and int32 arrays; under `vmap` an operand that is not mapped is not copied.
-        attributes: what the kernel knows besides, NumPy arrays and numbers.
+        attributes: what the kernel knows besides, NumPy arrays and numbers; where there are any, `plain` knows nothing else either.
 
     Returns:
         What `plain` returns. Its derivative is that of `plain`: what is to be fast has a rule of its own around the call.
@@ -65,7 +65,7 @@ def kernel(
     """
     if not usable(*arguments):
         return plain(*arguments)
-    _check(name, plain, result, arguments, attributes)
+    plain = _checked(name, plain, result, arguments, attributes)
     call = jax.ffi.ffi_call(f"metacsr_{name}", result, vmap_method="expand_dims")
 
     @jax.custom_vjp
@@ -81,18 +81,21 @@ def kernel(
     return compiled_or_plain(*arguments)
 
 
-def _check(name, plain, result, arguments, attributes):
-    """Traces `plain` once for each kernel and shapes: a program has the same calls many times over."""
+def _checked(name, plain, result, arguments, attributes):
+    """`plain`, traced once for each kernel, shapes and attributes: a program has the same calls many times over."""
     wanted = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(result)]
     given = [(a.shape, a.dtype) for a in arguments]
     constants = [(key, value.tobytes()) for key, value in sorted(attributes.items())]
     asked = (name, *wanted, *given, *constants)
-    if asked in _FITTING:
-        return
-    made = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(plain, *arguments))]
+    if asked in _CHECKED:
+        # What is known by attributes alone is the same function, and need not be traced again.
+        return _CHECKED[asked] if attributes else plain
+    form = jax.jit(plain) if attributes else plain
+    made = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(form, *arguments))]
     if made != wanted:
         raise ValueError(f"{name} of {given}: makes {made}, expected {wanted}")
-    _FITTING.add(asked)
+    _CHECKED[asked] = form
+    return form
 
 
 def usable(*arguments: jax.Array) -> bool:
