@@ -198,6 +198,10 @@ def test_products_that_are_shared_among_threads(rows, depth):
     check_product(rows, depth, 150)
 
 
+def test_a_product_of_no_samples():
+    assert product(jnp.zeros((2, 0, 3)), jnp.zeros((3, 5))).shape == (2, 0, 5)
+
+
 def check_product(rows, depth, columns):
     """Every edge of tiles, panels and parts; whole numbers, so that sums in any order are equal to the bit."""
     x_KF, kernel_FO, y_KO = (

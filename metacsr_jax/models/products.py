@@ -20,18 +20,17 @@ import numpy as np
 from metacsr_jax.kernels.native import kernel
 from metacsr_jax.runs import Runs, Stair, blocks_of, evenly
 
-LARGE = (
-    1 << 16
-)  # tokens from which on a library's product is as good, and shares the sum over them among many threads
+LARGE = 1 << 16  # from so many tokens on a library is as good, and shares the sum over them, too
 
 
 def product(x: jax.Array, kernel_FO: jax.Array) -> jax.Array:
     """x W along the last axis of x, whose other axes are samples of one W."""
-    if x.ndim == 1:
+    if x.ndim == 1 or not x.size:
         return x @ kernel_FO
-    samples = math.prod(x.shape[:-1])
-    out_KO = stair_product(x.reshape(samples, -1), kernel_FO, evenly(samples, 1), 1)
-    return out_KO.reshape(*x.shape[:-1], kernel_FO.shape[1])
+    *samples, features = x.shape
+    count = math.prod(samples)
+    out_KO = stair_product(x.reshape(count, features), kernel_FO, evenly(count, 1), 1)
+    return out_KO.reshape(*samples, kernel_FO.shape[1])
 
 
 def product_of_layer(x: jax.Array, kernel_FO: jax.Array, *_: Any, **__: Any) -> jax.Array:
