@@ -71,14 +71,9 @@ def stair_product(state_PE: jax.Array, kernel_FO: jax.Array, runs: Runs, length:
             out_SO = out_SO + jnp.pad(made, ((stair.first, 0), (0, 0)))
         return out_SO
 
-    def call(state_PE, kernel_FO):
-        result = jax.ShapeDtypeStruct((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
-        return _call("StairTimes", plain, result, state_PE, kernel_FO, runs, length)
-
-    def together(state_PE, kernel_FO, runs):
-        return stair_product(state_PE, kernel_FO, runs, length)
-
-    return _of_tasks(call, together, runs)(state_PE, kernel_FO)
+    result = jax.ShapeDtypeStruct((runs.sequences, kernel_FO.shape[1]), state_PE.dtype)
+    call = partial(_call, "StairTimes", plain, result, runs=runs, length=length)
+    return _of_tasks(call, stair_product, runs, length)(state_PE, kernel_FO)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -97,14 +92,9 @@ def stair_back(y_SO: jax.Array, kernel_FO: jax.Array, runs: Runs, length: int) -
         ]
         return jnp.concatenate([part.reshape(-1, width) for part in made])
 
-    def call(y_SO, kernel_FO):
-        result = jax.ShapeDtypeStruct((runs.tokens, width), y_SO.dtype)
-        return _call("StairBack", plain, result, y_SO, kernel_FO, runs, length)
-
-    def together(y_SO, kernel_FO, runs):
-        return stair_back(y_SO, kernel_FO, runs, length)
-
-    return _of_tasks(call, together, runs)(y_SO, kernel_FO)
+    result = jax.ShapeDtypeStruct((runs.tokens, width), y_SO.dtype)
+    call = partial(_call, "StairBack", plain, result, runs=runs, length=length)
+    return _of_tasks(call, stair_back, runs, length)(y_SO, kernel_FO)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -165,8 +155,8 @@ def _parts_of(kernel_FO: jax.Array, runs: Runs, length: int) -> list[jax.Array]:
     return [kernel_FO[rows(stair)] for stair in runs.stairs]
 
 
-def _of_tasks(call: Callable, together: Callable, runs: Runs) -> Callable:
-    """`call` of rows and W; of many tasks' rows with one W, where all sequences are of one length, as of one task's."""
+def _of_tasks(call: Callable, function: Callable, runs: Runs, length: int) -> Callable:
+    """`call` of rows and W; of many tasks' rows with one W, where all sequences are of one length, `function` as of one task's."""
     if len(runs.stairs) > 1:
         return call
     mapped_call = jax.custom_batching.custom_vmap(call)
@@ -176,7 +166,7 @@ def _of_tasks(call: Callable, together: Callable, runs: Runs) -> Callable:
         if mapped[1]:
             return jax.vmap(call, (0 if mapped[0] else None, 0))(rows, kernel_FO), True
         of_all = evenly(tasks * runs.sequences, runs.longest)
-        out = together(rows.reshape(-1, rows.shape[2]), kernel_FO, of_all)
+        out = function(rows.reshape(-1, rows.shape[2]), kernel_FO, of_all, length)
         return out.reshape(tasks, -1, out.shape[1]), True
 
     return mapped_call
